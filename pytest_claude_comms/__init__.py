@@ -1,0 +1,127 @@
+"""Stores, tracking and polling for programs that talk to the Claude CLI, and their testing.
+
+Names are loaded when they are first used: every pytest run of everybody who has this installed
+pays for what this file imports.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .claude.outcome import StreamOutcome
+    from .claude.stream import StreamReader, read_stream
+    from .clock import Clock, SystemClock
+    from .errors import (
+        AlreadyExists,
+        ClaudeCommsError,
+        ClaudeError,
+        ClockDeadlock,
+        HistoryGone,
+        InvalidTransition,
+        MessageNotFound,
+        StoreBusy,
+        StoreClosed,
+        StoreCorrupt,
+        StoreError,
+        ThreadNotFound,
+        WaitTimeout,
+    )
+    from .polling import MessagePoller, poll_message_until_complete
+    from .records import Change, Changes, ConversationThread, Message
+    from .status import MessageStatus
+    from .stores import open_store
+    from .stores.base import ConversationStore
+    from .stores.legacy import LegacyReturns
+    from .stores.memory import MemoryConversationStore
+    from .stores.sqlite import SQLiteConversationStore
+    from .stores.tinydb import TinyDBConversationStore
+    from .stores.values import message_id_of
+    from .tracking import Event, StatusTracker
+
+_HOMES = {
+    "claude.outcome": ("StreamOutcome",),
+    "claude.stream": ("StreamReader", "read_stream"),
+    "clock": ("Clock", "SystemClock"),
+    "errors": (
+        "AlreadyExists",
+        "ClaudeCommsError",
+        "ClaudeError",
+        "ClockDeadlock",
+        "HistoryGone",
+        "InvalidTransition",
+        "MessageNotFound",
+        "StoreBusy",
+        "StoreClosed",
+        "StoreCorrupt",
+        "StoreError",
+        "ThreadNotFound",
+        "WaitTimeout",
+    ),
+    "polling": ("MessagePoller", "poll_message_until_complete"),
+    "records": ("Change", "Changes", "ConversationThread", "Message"),
+    "status": ("MessageStatus",),
+    "stores": ("open_store",),
+    "stores.base": ("ConversationStore",),
+    "stores.legacy": ("LegacyReturns",),
+    "stores.memory": ("MemoryConversationStore",),
+    "stores.sqlite": ("SQLiteConversationStore",),
+    "stores.tinydb": ("TinyDBConversationStore",),
+    "stores.values": ("message_id_of",),
+    "tracking": ("Event", "StatusTracker"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AlreadyExists",
+    "Change",
+    "Changes",
+    "ClaudeCommsError",
+    "ClaudeError",
+    "Clock",
+    "ClockDeadlock",
+    "ConversationStore",
+    "ConversationThread",
+    "Event",
+    "HistoryGone",
+    "InvalidTransition",
+    "LegacyReturns",
+    "MemoryConversationStore",
+    "Message",
+    "MessageNotFound",
+    "MessagePoller",
+    "MessageStatus",
+    "SQLiteConversationStore",
+    "StatusTracker",
+    "StoreBusy",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreError",
+    "StreamOutcome",
+    "StreamReader",
+    "SystemClock",
+    "ThreadNotFound",
+    "TinyDBConversationStore",
+    "WaitTimeout",
+    "__version__",
+    "message_id_of",
+    "open_store",
+    "poll_message_until_complete",
+    "read_stream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
