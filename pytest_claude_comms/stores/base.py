@@ -1,0 +1,156 @@
+"""The store's contract, as a Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+
+from ..clock import Clock
+from ..records import Changes, ConversationThread, Message
+from ..status import MessageStatus
+
+MessageLike: TypeAlias = Message | str | Mapping[str, Any]
+"""A message, its id, or the dict that the original TinyDB store returned."""
+ThreadLike: TypeAlias = ConversationThread | str | Mapping[str, Any]
+StatusLike: TypeAlias = MessageStatus | str
+Durability: TypeAlias = Literal["power", "process"]
+
+
+class Unset:
+    """The type of :data:`UNSET`."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset()
+"""An argument that was not given, where None would mean something."""
+
+
+@runtime_checkable
+class ConversationStore(Protocol):
+    """Threads, messages and the ordered feed of what happened to them.
+
+    Every method may raise :class:`StoreError`; wrong arguments are TypeError or ValueError and
+    change nothing. When a call has returned, its effect survives the death of the process.
+    """
+
+    @property
+    def url(self) -> str:
+        """What ``open_store`` takes to open this store again."""
+
+    @property
+    def store_id(self) -> str:
+        """Random, given at creation: another store has another, also at the same path."""
+
+    @property
+    def clock(self) -> Clock:
+        """Where times and deadlines come from."""
+
+    @property
+    def backend(self) -> str:
+        """The kind of store: "memory", "sqlite", "tinydb", …"""
+
+    def create_thread(
+        self,
+        title: str = "",
+        *,
+        modules: Collection[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        thread_id: str | None = None,
+    ) -> ConversationThread:
+        """Start a thread. Raises AlreadyExists if ``thread_id`` is taken."""
+
+    def add_message(
+        self,
+        thread: ThreadLike,
+        module_name: str,
+        content: str = "",
+        *,
+        message_type: str = "message",
+        status: StatusLike = "complete",
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+    ) -> Message:
+        """Add a message to a thread: one commit.
+
+        ``timeout`` (seconds from now) and ``stall_timeout`` (seconds from its last change) are
+        the message's own deadlines: when one passes, the message becomes ``timeout``. Raises
+        ThreadNotFound, and AlreadyExists if ``message_id`` is taken.
+        """
+
+    def update_message(
+        self,
+        message: MessageLike,
+        *,
+        status: StatusLike | Unset = UNSET,
+        content: str | Unset = UNSET,
+        append: str | Unset = UNSET,
+        error: str | None | Unset = UNSET,
+        metadata: Mapping[str, Any] | None | Unset = UNSET,
+    ) -> Message:
+        """Change a message, all in one commit, and return it as it is now.
+
+        ``content`` replaces the text and ``append`` adds to it; not both. ``metadata`` is merged
+        key by key at the top level. What is the same already is no change and gets no revision.
+        Raises MessageNotFound, and InvalidTransition where the status that stands does not
+        allow it: a terminal message takes metadata only.
+        """
+
+    def get_message(self, message: MessageLike) -> Message:
+        """The message as it is now. Raises MessageNotFound."""
+
+    def get_thread(self, thread: ThreadLike) -> ConversationThread:
+        """The thread. Raises ThreadNotFound."""
+
+    def messages(
+        self,
+        thread_id: ThreadLike | None = None,
+        status: StatusLike | Collection[StatusLike] | None = None,
+    ) -> list[Message]:
+        """Messages in the order of their creation; of one thread, of some statuses.
+
+        Raises ThreadNotFound.
+        """
+
+    def threads(self) -> list[ConversationThread]:
+        """All threads in the order of their creation."""
+
+    def changes(
+        self, since: int = 0, *, limit: int | None = None, message: MessageLike | None = None
+    ) -> Changes:
+        """The commits after revision ``since``, in order; at most ``limit``; of one message.
+
+        Raises HistoryGone when they are no longer all there, or when ``since`` is a revision
+        that this store never gave.
+        """
+
+    def cursor(self) -> int:
+        """The revision of the last commit, 0 before the first."""
+
+    def expire(self) -> list[Message]:
+        """Make every message whose deadline has come ``timeout``; return those."""
+
+    def next_deadline_us(self) -> int | None:
+        """The earliest deadline of an open message, in microseconds since 1970, or None."""
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` after each commit made in this process; returns how to stop that.
+
+        ``wake`` runs in the writer's thread: it must be quick and must not raise.
+        """
+
+    def close(self) -> None:
+        """Let go of all resources. Closing twice is allowed; using it after raises StoreClosed."""
+
+    def __enter__(self) -> ConversationStore: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,241 @@
+"""What file stores share: a lock between processes, and files that only their owner can read."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from weakref import WeakSet
+
+from ..clock import Clock
+from ..errors import StoreBusy, StoreError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_OPEN_FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0)
+_MUTEX_SECONDS = 0.1
+"""Real seconds to wait for another thread, which holds the lock for one commit only."""
+
+
+def store_error(path: str, error: OSError) -> StoreError:
+    """What to raise instead of ``error``, which nothing was changed by."""
+    return StoreError(f"{path}: {error.strerror or error}")
+
+
+def create_private(path: str) -> bool:
+    """Create an empty file that only its owner can read or write, whatever the umask.
+
+    Returns False if there is something at ``path`` already, which is left alone. Directories
+    that are missing are created, for their owner only. Raises StoreError.
+    """
+    try:
+        _create_parents(os.path.dirname(os.path.abspath(path)))
+        os.close(_create(path))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise store_error(path, error) from error
+    return True
+
+
+def _create(path: str) -> int:
+    descriptor = os.open(path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    if sys.platform != "win32" and stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o600:
+        os.fchmod(descriptor, 0o600)  # the umask took some of it
+    return descriptor
+
+
+def _create_parents(directory: str) -> None:
+    if os.path.isdir(directory):
+        return
+    above = os.path.dirname(directory)
+    if above != directory:
+        _create_parents(above)
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(directory):
+            raise NotADirectoryError(None, f"{directory} is not a directory") from None
+        return
+    os.chmod(directory, 0o700)
+    fsync_directory(above)
+
+
+def fsync_directory(path: str) -> None:
+    """Make the names in a directory survive a power cut. Windows does so by itself."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FileLock:
+    """Mutual exclusion of all threads and processes that lock the same file.
+
+    The file is private, created when first needed and never deleted: whoever waits has it
+    open. Nothing is held while waiting, so that a holder in this process can go on. Held by a
+    thread, not by an object: a thread that holds it must not ask for it again.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        # Re-entrant only because its release is refused to a thread that does not hold it,
+        # so that clean-up after an interrupt need not know how far it had come.
+        self._mutex = threading.RLock()
+        self._owner: int | None = None
+        _locks.add(self)
+
+    @contextmanager
+    def held(self, clock: Clock, bound_us: int, name: str) -> Iterator[None]:
+        """Hold the lock inside a ``with`` block; see :meth:`acquire`."""
+        self._refuse_twice()
+        try:
+            self.acquire(clock, bound_us, name)
+            yield
+        finally:
+            try:
+                self.release()
+            except BaseException:  # even a call's first step can be interrupted
+                self.release()
+                raise
+
+    def acquire(self, clock: Clock, bound_us: int, name: str) -> None:
+        """Take the lock, waiting on ``clock`` while somebody else has it.
+
+        Raises StoreBusy naming ``name`` once ``clock.backoff(bound_us)`` gives up, StoreError
+        where the file cannot be opened, RuntimeError if this thread holds the lock already.
+        """
+        if self.try_acquire():
+            return
+        backoff = clock.backoff(bound_us)
+        while backoff.pause():
+            if self.try_acquire():
+                return
+        raise StoreBusy(name, backoff.waited)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it, or has it only for the moment."""
+        self._refuse_twice()
+        taken = False
+        try:
+            if self._mutex.acquire(timeout=_MUTEX_SECONDS):
+                self._owner = threading.get_ident()
+                taken = self._lock_file()
+        except OSError as error:
+            raise store_error(self.path, error) from error
+        finally:
+            if not taken:
+                self.release()
+        return taken
+
+    def release(self) -> None:
+        """Let go of the lock. Nothing happens in a thread that does not hold it."""
+        try:
+            self._release()
+        except BaseException:  # interrupted half way: all of it may be done again
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        if self._owner == threading.get_ident():
+            if self._descriptor is not None:
+                _unlock(self._descriptor)
+            self._owner = None
+        with suppress(RuntimeError):
+            self._mutex.release()
+
+    def close(self) -> None:
+        """Close the file. The next :meth:`acquire` would open it again."""
+        with self._mutex:
+            self._close_file()
+
+    def _refuse_twice(self) -> None:
+        if self._owner == threading.get_ident():
+            raise RuntimeError(f"this thread holds the lock {self.path} already")
+
+    def _lock_file(self) -> bool:
+        while True:
+            if self._descriptor is None:
+                self._descriptor = self._open()
+            if not _lock(self._descriptor):
+                return False
+            if self._is_current(self._descriptor):
+                return True
+            self._close_file()
+
+    def _open(self) -> int:
+        with suppress(FileExistsError):
+            return _create(self.path)
+        return os.open(self.path, _OPEN_FLAGS | os.O_CREAT, 0o600)
+
+    def _is_current(self, descriptor: int) -> bool:
+        # Somebody may have deleted the file: others would then lock another one.
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _close_file(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _forget(self) -> None:
+        # In the child of a fork. Closing leaves the parent's lock alone, unlocking would not;
+        # and a copy left open would hold the lock on after the parent's death.
+        self._mutex = threading.RLock()
+        self._owner = None
+        self._close_file()
+
+    def __del__(self) -> None:
+        self._close_file()
+
+
+if sys.platform == "win32":
+
+    def _lock(descriptor: int) -> bool:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        with suppress(PermissionError):  # it was not locked
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+else:
+
+    def _lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+_locks: WeakSet[FileLock] = WeakSet()
+
+
+def _forget_locks() -> None:
+    for lock in list(_locks):
+        lock._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)

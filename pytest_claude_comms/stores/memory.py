@@ -1,0 +1,135 @@
+"""The reference store: a few dicts under a lock. What it answers, the others answer."""
+
+from __future__ import annotations
+
+import heapq
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ..clock import Clock
+from ..status import MessageStatus
+from .core import BaseStore
+from .hub import Hub
+from .rules import ChangeRow, MessageRow, ThreadRow
+
+
+class State:
+    """Threads, messages and changes in memory. Nothing in it is ever taken back."""
+
+    def __init__(self) -> None:
+        self._threads: dict[str, ThreadRow] = {}
+        self._messages: dict[str, MessageRow] = {}
+        self._order: dict[str, list[str]] = {}
+        """Message ids by thread, in the order of creation."""
+        self._changes: list[ChangeRow] = []
+        self._changes_of: dict[str, list[ChangeRow]] = {}
+        self._deadlines: list[tuple[int, int, str]] = []
+        """A heap of (deadline, number, message id); those that no longer hold are dropped when
+        they come up."""
+        self._number = 0
+
+    def thread(self, thread_id: str) -> ThreadRow | None:
+        return self._threads.get(thread_id)
+
+    def threads(self) -> list[ThreadRow]:
+        return list(self._threads.values())
+
+    def message(self, message_id: str) -> MessageRow | None:
+        return self._messages.get(message_id)
+
+    def messages(
+        self, thread_id: str | None, statuses: frozenset[MessageStatus] | None
+    ) -> list[MessageRow]:
+        rows = (
+            self._messages.values()
+            if thread_id is None
+            else map(self._messages.__getitem__, self._order.get(thread_id, ()))
+        )
+        return [row for row in rows if statuses is None or row.status in statuses]
+
+    def changes(self, since: int, limit: int | None, message_id: str | None) -> list[ChangeRow]:
+        if message_id is None:
+            # Revisions count from 1 without a gap, so a change's place is known.
+            start = since - self.trimmed()
+            return self._changes[start : None if limit is None else start + limit]
+        found = [row for row in self._changes_of.get(message_id, ()) if row.revision > since]
+        return found[:limit]
+
+    def revision(self) -> int:
+        return self._changes[-1].revision if self._changes else 0
+
+    def trimmed(self) -> int:
+        return self._changes[0].revision - 1 if self._changes else 0
+
+    def next_deadline_us(self) -> int | None:
+        while self._deadlines:
+            deadline_us, _, message_id = self._deadlines[0]
+            if self._messages[message_id].open_deadline_us == deadline_us:
+                return deadline_us
+            heapq.heappop(self._deadlines)
+        return None
+
+    def overdue(self, now_us: int) -> list[MessageRow]:
+        due = [
+            (row.open_deadline_us, place, row)
+            for place, row in enumerate(self._messages.values())
+            if row.open_deadline_us is not None and row.open_deadline_us <= now_us
+        ]
+        return [row for _, _, row in sorted(due, key=lambda each: each[:2])]
+
+    def add_thread(self, row: ThreadRow) -> None:
+        self._threads[row.thread_id] = row
+        self._order.setdefault(row.thread_id, [])
+
+    def commit(self, row: MessageRow, change: ChangeRow) -> int:
+        revision = self.revision() + 1
+        self.apply(replace(row, revision=revision), replace(change, revision=revision))
+        return revision
+
+    def apply(self, row: MessageRow, change: ChangeRow) -> None:
+        """Take a row and its change, both with their revision."""
+        if change.previous is None:
+            self._order[row.thread_id].append(row.message_id)
+        self._messages[row.message_id] = row
+        self._changes.append(change)
+        self._changes_of.setdefault(row.message_id, []).append(change)
+        deadline_us = row.open_deadline_us
+        if deadline_us is not None:
+            self._number += 1
+            heapq.heappush(self._deadlines, (deadline_us, self._number, row.message_id))
+
+
+class MemoryConversationStore(BaseStore):
+    """Keeps everything in this process, for tests and as the measure of the other stores."""
+
+    backend = "memory"
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        super().__init__("memory:", Hub(), clock)
+        self._store_id = secrets.token_hex(16)
+        self._lock = threading.Lock()
+        self._state = State()
+
+    @property
+    def store_id(self) -> str:
+        return self._store_id
+
+    @contextmanager
+    def _reading(self) -> Iterator[State]:
+        with self._lock:
+            yield self._state
+
+    @contextmanager
+    def _writing(self) -> Iterator[State]:
+        # Every check comes before the first change, so there is never anything to undo.
+        with self._lock:
+            yield self._state
+
+    def _is_last(self, since: int) -> bool:
+        return since == self._state.revision()
+
+    def _close(self) -> None:
+        self._state = State()

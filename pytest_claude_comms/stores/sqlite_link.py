@@ -1,0 +1,190 @@
+"""Connections to a SQLite file, and what SQLite's errors mean to a store."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sqlite3
+from contextlib import suppress
+from typing import Final
+from weakref import WeakSet
+
+from ..errors import Outcome, StoreBusy, StoreCorrupt, StoreError
+from .base import Durability
+
+_BUSY: Final = frozenset({5, 6, 15})  # SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL
+_CORRUPT: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
+_TEXTS: Final = {
+    "is locked": 5,
+    "locking protocol": 15,
+    "malformed": 11,
+    "not a database": 26,
+    "no such table": 11,
+    "no such column": 11,
+    "could not decode to utf-8": 11,
+}
+"""What errors say. Before Python 3.11 they had no code, and some of ours have none of use."""
+
+_SYNCHRONOUS: Final[dict[Durability, str]] = {"power": "FULL", "process": "OFF"}
+
+
+def _code(error: sqlite3.Error) -> int:
+    text = str(error).lower()
+    for part, code in _TEXTS.items():
+        if part in text:
+            return code
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF  # the upper bits say more, but nothing that matters here
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether somebody else is in the way, so that it is worth to try again."""
+    return _code(error) in _BUSY
+
+
+def store_error(path: str, error: sqlite3.Error, outcome: Outcome = "not done") -> StoreError:
+    """What to raise instead of ``error``."""
+    if is_busy(error):
+        return StoreBusy(path, 0.0)
+    if _code(error) in _CORRUPT:
+        return StoreCorrupt(path, f"SQLite says: {error}")
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return StoreError(f"{path}: {error} ({name})", outcome=outcome)
+
+
+class Link:
+    """A connection to an existing file, used by one thread at a time and never over a fork."""
+
+    def __init__(self, path: str, durability: Durability) -> None:
+        _let_go_of_inherited(path)
+        self.path = path
+        self.in_use = True
+        """Whether it is in the hands of a call, and not idle."""
+        self._synchronous = _SYNCHRONOUS[durability]
+        self._ready = False
+        self._version: int | None = None
+        self._last: int | None = None
+        self.db = sqlite3.connect(
+            _uri(path),
+            uri=True,
+            timeout=0,  # waiting is the store's clock's business
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        _links.add(self)
+
+    def prepare(self) -> None:
+        """Set what SQLite keeps by connection. The file must exist; it may be busy."""
+        if not self._ready:
+            self.db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            # The store checkpoints itself, under the lock that it writes under.
+            self.db.execute("PRAGMA wal_autocheckpoint = 0")
+            self._ready = True
+
+    def rollback(self) -> None:
+        """End the transaction, if there is one. Where even that fails it stays open."""
+        if self.db.in_transaction:
+            with suppress(sqlite3.Error):
+                self.db.execute("ROLLBACK")
+
+    # Whether a revision is still the last one, without reading it. ``data_version`` of a
+    # connection differs between two calls if any *other* connection, of this process or
+    # another, committed in between; it does not see what this connection commits itself.
+    #
+    # - ``_last`` was read in a transaction that began after ``_version`` was read, on this
+    #   very connection (a link has one user at a time, so nothing comes in between but in
+    #   this order), and this connection committed nothing since: ``forget`` comes before
+    #   every BEGIN IMMEDIATE.
+    # - Assume a commit with a later revision returned before ``is_last`` was called. It was
+    #   not in the snapshot ``_last`` was read from, so it was made after that snapshot, hence
+    #   after ``_version`` was read; and on another connection. So ``data_version`` differs
+    #   now, and the answer is False.
+    # - A commit between reading ``_version`` and the snapshot makes them differ for nothing;
+    #   that costs one read.
+    # - The connection keeps its file open, so its inode number is not given to another file
+    #   as long as the answer is asked of it; the store compares that with what the path is.
+
+    def is_last(self, since: int) -> bool:
+        if not self._ready:
+            return False
+        version = self.db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._version:
+            self._version, self._last = version, None
+        return since == self._last
+
+    def saw_last(self, revision: int) -> None:
+        """In a read transaction: ``revision`` is the last one in it."""
+        if self._version is not None:
+            self._last = revision
+
+    def forget(self) -> None:
+        self._version = self._last = None
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self.db.close()
+
+    def __del__(self) -> None:
+        # Python 3.13 warns of a connection that is collected open. There is none if
+        # connect() raised.
+        if "db" in self.__dict__:
+            self.close()
+
+
+def _uri(path: str) -> str:
+    plain = path.replace(os.sep, "/")
+    for character in "%?#":
+        plain = plain.replace(character, f"%{ord(character):02x}")
+    return f"file://{'' if plain.startswith('/') else '/'}{plain}?mode=rw"
+
+
+# Over a fork. SQLite knows a file by its inode and believes that the locks it had in the parent
+# are the child's too: a connection opened in the child beside an inherited one takes no lock on
+# the file, and when the parent closes, taking itself for the last user, it deletes the log that
+# the child writes (measured: 10 of 10 commits that had returned were lost; see also
+# sqlite.org/howtocorrupt.html, 2.6). So the child keeps what it inherited untouched, and closes
+# it just before it opens a connection of its own to that file. That is safe only for one that
+# no other thread was using, and as long as the log is the one it has open.
+
+_links: WeakSet[Link] = WeakSet()
+_inherited: list[tuple[Link, tuple[int, int] | None]] = []
+"""With the identity of the log at the time of the fork."""
+
+
+def _let_go_of_inherited(path: str) -> None:
+    for entry in [each for each in _inherited if each[0].path == path]:
+        link, log = entry
+        if link.in_use or _log_identity(path) != log:
+            raise RuntimeError(
+                f"{path} was in use when this process was forked, and SQLite cannot open it here: "
+                "close the store before the fork, or start the process with 'spawn'"
+            )
+        link.close()
+        _inherited.remove(entry)
+
+
+def _log_identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(f"{path}-wal")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _keep_inherited() -> None:
+    if not _inherited:
+        atexit.register(_never_close)
+    _inherited.extend((link, _log_identity(link.path)) for link in _links)
+    _links.clear()
+
+
+def _never_close() -> None:
+    # The interpreter's end would close them.
+    import ctypes
+
+    for link, _ in _inherited:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)

@@ -1,0 +1,229 @@
+"""``store.db``: TinyDB's own interface to a store, through TinyDB's extension points.
+
+It reads everything, always as it is now. The store's tables are written by the store only; all
+other tables are the user's, and each of their writes is one commit under the store's lock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn, Protocol
+
+from tinydb import TinyDB
+from tinydb.queries import QueryLike
+from tinydb.storages import Storage
+from tinydb.table import Document, Table
+
+from ..errors import StoreError
+from .journal import Op
+from .tinydb_image import META, OURS, Documents, Image
+
+_INSTEAD = {
+    "threads": "store.create_thread()",
+    "messages": "store.add_message() and store.update_message()",
+    "changes": "store.add_message() and store.update_message(), whose commits are its documents",
+    META: "no method: it is how the store knows its file",
+}
+
+Fields = Mapping[str, Any] | Callable[[MutableMapping[str, Any]], None]
+
+
+class Draft:
+    """A change to the user's tables before it is made: reads see it, nobody else does."""
+
+    def __init__(self, image: Image) -> None:
+        self._before = dict(image.tables)
+        self._after: dict[str, dict[str, str] | None] = {}
+        self._last_before = image.last_ids.copy()
+        self._last_ids = image.last_ids.copy()
+
+    def names(self) -> list[str]:
+        tables = {**self._before, **self._after}
+        return [*OURS[:3], *(name for name, table in tables.items() if table is not None)]
+
+    def read(self, name: str) -> Documents:
+        table = self._after.get(name, self._before.get(name))
+        return {key: json.loads(text) for key, text in (table or {}).items()}
+
+    def write(self, name: str, documents: Mapping[Any, Any]) -> None:
+        self._after[name] = {str(key): json.dumps(doc) for key, doc in documents.items()}
+        self._last_ids[name] = self._last_id(name)
+
+    def drop(self, name: str) -> None:
+        self._after[name] = None
+        self._last_ids.pop(name, None)
+
+    def next_id(self, name: str) -> int:
+        """A document id that the table never had, in whatever process."""
+        self.take_id(name, self._last_id(name) + 1)
+        return self._last_ids[name]
+
+    def take_id(self, name: str, doc_id: int) -> None:
+        """Give no id up to this one to another document."""
+        self._last_ids[name] = max(self._last_id(name), doc_id)
+
+    def restart_ids(self, name: str) -> None:
+        """Count from 1 again, as TinyDB does in a truncated table."""
+        self._last_ids[name] = 0
+
+    def _last_id(self, name: str) -> int:
+        table = self._after.get(name, self._before.get(name)) or {}
+        used = (int(key) for key in table if key.isdecimal())
+        return max(self._last_ids.get(name, 0), max(used, default=0))
+
+    def ops(self) -> list[Op]:
+        """What the journal has to say of it."""
+        found = (self._op(name, after) for name, after in self._after.items())
+        return [op for op in found if op is not None]
+
+    def _op(self, name: str, after: dict[str, str] | None) -> Op | None:
+        before = self._before.get(name)
+        if after is None:
+            return None if before is None else {"table": name}
+        old = before or {}
+        # Compared as text: to Python True == 1 == 1.0, to a reader of the file they differ.
+        changed = {key: text for key, text in after.items() if old.get(key) != text}
+        removed = [key for key in old if key not in after]
+        same_id = self._last_ids[name] == self._last_before.get(name)
+        if before is not None and same_id and not changed and not removed:
+            return None
+        return {"table": name, "set": changed, "del": removed, "last": self._last_ids[name]}
+
+
+class Desk(Protocol):
+    """What a store does for its ``db``."""
+
+    url: str
+
+    def names(self) -> list[str]:
+        """Of all tables."""
+
+    def documents(self, name: str) -> Documents:
+        """A table as it is now, or as this thread is changing it; a copy."""
+
+    def drafting(self) -> AbstractContextManager[Draft]:
+        """One commit to the user's tables; within another one of this thread: part of it."""
+
+
+@contextmanager
+def _changing(desk: Desk, name: str, method: str) -> Iterator[Draft]:
+    if name in OURS:
+        raise StoreError(
+            f"{method}() cannot write to the table {name!r} of {desk.url}, which belongs to the "
+            f"store: use {_INSTEAD[name]}"
+        )
+    with desk.drafting() as draft:
+        yield draft
+
+
+class TableStorage(Storage):
+    """One table of a store, as the storage of a :class:`StoreTable`."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self.desk = desk
+        self._name = name
+
+    def read(self) -> dict[str, Documents]:
+        return {self._name: self.desk.documents(self._name)}
+
+    def write(self, data: Mapping[str, Mapping[Any, Any]]) -> None:
+        with _changing(self.desk, self._name, "write") as draft:
+            draft.write(self._name, data[self._name])
+
+
+class StoreStorage(Storage):
+    """A whole store, as the storage of its :class:`StoreDB`; to be written by table only."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def read(self) -> dict[str, Documents]:
+        return {name: self.desk.documents(name) for name in self.desk.names()}
+
+    def write(self, data: Mapping[str, Mapping[Any, Any]]) -> NoReturn:
+        raise StoreError(
+            f"{self.desk.url} cannot be written as a whole: write to a table of your own by "
+            "store.db.table(name), to threads and messages by the methods of the store"
+        )
+
+
+class StoreTable(Table):
+    """A table whose writes are commits of the store. It caches no query: another process's
+    write would not clear the cache."""
+
+    def __init__(
+        self, storage: Storage, name: str, cache_size: int = 0, persist_empty: bool = False
+    ) -> None:
+        assert isinstance(storage, (StoreStorage, TableStorage))
+        self._desk = storage.desk
+        super().__init__(TableStorage(self._desk, name), name, 0, persist_empty)
+
+    def insert(self, document: Mapping[str, Any]) -> int:
+        with _changing(self._desk, self.name, "insert") as draft:
+            return super().insert(self._with_id(document, draft))
+
+    def insert_multiple(self, documents: Iterable[Mapping[str, Any]]) -> list[int]:
+        with _changing(self._desk, self.name, "insert_multiple") as draft:
+            return super().insert_multiple(self._with_id(each, draft) for each in documents)
+
+    def _with_id(self, document: Mapping[str, Any], draft: Draft) -> Mapping[str, Any]:
+        # TinyDB's own count would be that of this object alone.
+        if isinstance(document, Document):
+            draft.take_id(self.name, document.doc_id)
+            return document
+        if not isinstance(document, Mapping):
+            return document
+        return Document(document, draft.next_id(self.name))
+
+    def update(
+        self,
+        fields: Fields,
+        cond: QueryLike | None = None,
+        doc_ids: Iterable[int] | None = None,
+    ) -> list[int]:
+        with _changing(self._desk, self.name, "update"):
+            return super().update(fields, cond, doc_ids)
+
+    def update_multiple(self, updates: Iterable[tuple[Fields, QueryLike]]) -> list[int]:
+        with _changing(self._desk, self.name, "update_multiple"):
+            return super().update_multiple(updates)
+
+    def upsert(self, document: Mapping[str, Any], cond: QueryLike | None = None) -> list[int]:
+        with _changing(self._desk, self.name, "upsert"):
+            return super().upsert(document, cond)
+
+    def remove(
+        self, cond: QueryLike | None = None, doc_ids: Iterable[int] | None = None
+    ) -> list[int]:
+        with _changing(self._desk, self.name, "remove"):
+            return super().remove(cond, doc_ids)
+
+    def truncate(self) -> None:
+        with _changing(self._desk, self.name, "truncate") as draft:
+            super().truncate()
+            draft.restart_ids(self.name)
+
+
+class StoreDB(TinyDB):
+    """A TinyDB whose file is a conversation store. Closing it closes nothing: close the store."""
+
+    table_class = StoreTable
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        super().__init__(desk, storage=StoreStorage)
+
+    def tables(self) -> set[str]:
+        return set(self._desk.names())
+
+    def drop_table(self, name: str) -> None:
+        with _changing(self._desk, name, "drop_table") as draft:
+            draft.drop(name)
+
+    def drop_tables(self) -> NoReturn:
+        raise StoreError(
+            f"drop_tables() would drop the messages of {self._desk.url}: drop your own tables by "
+            "drop_table(name), or close the store and delete its files"
+        )

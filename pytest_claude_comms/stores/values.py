@@ -1,0 +1,167 @@
+"""What may be stored: every argument is checked here, before a store is touched.
+
+One place, so that every store accepts and refuses the same values with the same words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..records import ConversationThread, Message
+from ..status import MessageStatus, parse_status
+
+LONGEST_ID = 1_000
+DEEPEST_METADATA = 100
+
+
+def text(value: object, what: str) -> str:
+    """``value`` as a plain str.
+
+    Raises TypeError for what is none, ValueError for one with a lone surrogate: it has no
+    UTF-8 form, so no file could hold it.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a str, not {value!r}")
+    plain = value if type(value) is str else str.__str__(value)
+    if not plain.isascii():
+        try:
+            plain.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{what} has a lone surrogate ({plain[error.start]!r}) at character {error.start}, "
+                "which no file can hold; decode the bytes it came from with errors='replace'"
+            ) from None
+    return plain
+
+
+def identifier(value: object, what: str) -> str:
+    """``value`` as an id: any text of 1 to 1,000 characters."""
+    plain = text(value, what)
+    if not plain:
+        raise ValueError(f"{what} must not be empty")
+    if len(plain) > LONGEST_ID:
+        raise ValueError(
+            f"{what} may have up to {LONGEST_ID:,} characters, this one has {len(plain):,}"
+        )
+    return plain
+
+
+def message_id_of(message: object) -> str:
+    """The id of a message, whatever a store's ``add_message`` returned.
+
+    Takes a :class:`Message`, an id, or a dict with ``message_id`` (or ``id``), as the original
+    TinyDB ``ConversationStore`` returned. Raises TypeError for anything else, ValueError for a
+    dict that has neither key and for an id that cannot be one; never KeyError.
+    """
+    return _id_of(message, Message, "message")
+
+
+def thread_id_of(thread: object) -> str:
+    """The id of a thread: a :class:`ConversationThread`, an id, or a dict with ``thread_id``."""
+    return _id_of(thread, ConversationThread, "thread")
+
+
+def _id_of(value: object, record: type[Message | ConversationThread], kind: str) -> str:
+    name = f"{kind}_id"
+    if isinstance(value, record):
+        return str(getattr(value, name))
+    if isinstance(value, str):
+        return identifier(value, name)
+    if isinstance(value, Mapping):
+        found = value.get(name, value.get("id"))
+        if found is None:
+            keys = ", ".join(repr(key) for key in value) or "none"
+            raise ValueError(f"this dict is no {kind}: it has no {name!r} (its keys: {keys})")
+        return identifier(found, name)
+    hint = f"; pass its .{name}" if hasattr(value, name) else ""
+    raise TypeError(
+        f"a {kind} is a {record.__name__}, its id or a dict with {name!r}, not {value!r}{hint}"
+    )
+
+
+def module_names(modules: object) -> tuple[str, ...]:
+    """The names of a thread's modules. A lone str is refused: it would be spelt out."""
+    if isinstance(modules, str) or not isinstance(modules, Iterable):
+        raise TypeError(f"modules must be a list of names, not {modules!r}")
+    return tuple(text(name, f"modules[{place}]") for place, name in enumerate(modules))
+
+
+def statuses(value: object) -> frozenset[MessageStatus] | None:
+    """A filter: None for any status, else those of one status or of several."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return frozenset({parse_status(value)})
+    return frozenset(parse_status(each) for each in value)
+
+
+def count(value: object, what: str, *, least: int) -> int:
+    """An int of at least ``least``; True and 1.0 are none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, not {value}")
+    return value
+
+
+def metadata(value: object) -> dict[str, Any]:
+    """A copy of ``value`` as JSON holds it: str keys, tuples as lists.
+
+    Raises TypeError or ValueError naming the path of what JSON has no word for.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"metadata must be a dict, not {value!r}")
+    clean = _json_value(value, "metadata", 1)
+    assert isinstance(clean, dict)
+    return clean
+
+
+def _json_value(value: object, path: str, depth: int) -> object:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return text(value, path)
+    if isinstance(value, int):
+        return _json_int(value, path)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{path} is {value!r}, which JSON cannot hold; use None or a str")
+        return float(value)
+    if not isinstance(value, (Mapping, list, tuple)):
+        raise TypeError(f"{path} is a {type(value).__name__}, which JSON cannot hold: {value!r}")
+    if depth > DEEPEST_METADATA:
+        raise ValueError(f"{path[:200]}… is nested more than {DEEPEST_METADATA} deep")
+    if isinstance(value, Mapping):
+        return {
+            _json_key(key, path): _json_value(item, f"{path}[{key!r}]", depth + 1)
+            for key, item in value.items()
+        }
+    return [_json_value(item, f"{path}[{place}]", depth + 1) for place, item in enumerate(value)]
+
+
+def _json_key(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"{path} has the key {key!r}; keys must be str")
+    return text(key, f"a key of {path}")
+
+
+def _json_int(value: int, path: str) -> int:
+    plain = int(value)
+    try:
+        str(plain)
+    except ValueError:  # beyond sys.get_int_max_str_digits()
+        raise ValueError(
+            f"{path} is an int of {plain.bit_length():,} bits, too long to be written; "
+            "store it as a str"
+        ) from None
+    return plain
+
+
+def dump(value: object) -> str:
+    """JSON text, compact, not escaped: what ``metadata`` let through always has one."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,146 @@
+"""The error tree: data as attributes, one text, and the way through a pickle."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from pytest_claude_comms import errors
+from pytest_claude_comms.errors import (
+    AlreadyExists,
+    ClaudeCommsError,
+    ClaudeError,
+    ClockDeadlock,
+    HistoryGone,
+    InvalidTransition,
+    MessageNotFound,
+    StoreBusy,
+    StoreClosed,
+    StoreCorrupt,
+    StoreError,
+    ThreadNotFound,
+    WaitTimeout,
+)
+from pytest_claude_comms.status import MessageStatus
+
+COMPLETE, PENDING = MessageStatus.COMPLETE, MessageStatus.PENDING
+
+EXAMPLES: list[tuple[ClaudeCommsError, str, dict[str, object]]] = [
+    (StoreError("disk"), "disk", {"outcome": "not done"}),
+    (StoreError("disk", outcome="unknown"), "disk", {"outcome": "unknown"}),
+    (
+        ThreadNotFound("t", store="memory:"),
+        "thread 't' does not exist in memory:",
+        {"thread_id": "t", "outcome": "not done"},
+    ),
+    (
+        MessageNotFound("m"),
+        (
+            "message 'm' does not exist in the store; to wait for one that may come, track it with a "  # noqa: E501
+            "MessagePoller"
+        ),
+        {"message_id": "m"},
+    ),
+    (
+        AlreadyExists("message", "m"),
+        "message 'm' already exists in the store",
+        {"kind": "message", "id": "m"},
+    ),
+    (
+        InvalidTransition("m", COMPLETE, PENDING),
+        "message 'm' is complete and cannot become pending: complete is final",
+        {"message_id": "m", "status": COMPLETE, "requested": PENDING},
+    ),
+    (
+        InvalidTransition("m", COMPLETE, None),
+        "message 'm' is complete and accepts no more content: complete is final",
+        {"requested": None},
+    ),
+    (
+        InvalidTransition("m", MessageStatus.PROCESSING, PENDING),
+        "message 'm' is processing and cannot become pending: it cannot follow processing",
+        {},
+    ),
+    (
+        StoreBusy("/a.db", 5.04321),
+        (
+            "/a.db was busy for 5.04 s: another process or connection holds its write lock; nothing "  # noqa: E501
+            "was changed, try again"
+        ),
+        {"path": "/a.db", "waited": 5.04321},
+    ),
+    (
+        StoreClosed("memory:"),
+        "the store memory: is closed; open it again with open_store('memory:')",
+        {"url": "memory:"},
+    ),
+    (
+        StoreCorrupt("/a.json", "no JSON"),
+        (
+            "/a.json cannot be read as a conversation store: no JSON. The file was left untouched; "
+            "restore a backup or move it away"
+        ),
+        {"path": "/a.json", "reason": "no JSON"},
+    ),
+    (
+        HistoryGone("trimmed", store="memory:", since=3),
+        (
+            "the history of memory: after revision 3 is gone: trimmed. Read the messages afresh and "  # noqa: E501
+            "watch from store.cursor()"
+        ),
+        {"store": "memory:", "since": 3},
+    ),
+    (
+        WaitTimeout("page\n  of lines", message_ids=("a", "b"), timeout=2.5),
+        "page\n  of lines",
+        {"message_ids": ("a", "b"), "timeout": 2.5},
+    ),
+    (ClockDeadlock("all wait"), "all wait", {}),
+    (ClaudeError("no claude"), "no claude", {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "data"), EXAMPLES, ids=[type(each[0]).__name__ for each in EXAMPLES]
+)
+def test_text_data_and_the_way_through_a_pickle(
+    error: ClaudeCommsError, text: str, data: dict[str, object]
+) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for each in (error, pickle.loads(pickle.dumps(error, protocol)), copy.copy(error)):
+            assert type(each) is type(error)
+            assert str(each) == text
+            assert each.args == error.args
+            assert {name: getattr(each, name) for name in data} == data
+
+
+def test_every_error_has_an_example() -> None:
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type)}
+    public = {
+        kind
+        for kind in kinds
+        if issubclass(kind, ClaudeCommsError) and not kind.__name__.startswith("_")
+    }
+    assert public - {ClaudeCommsError} == {type(each[0]) for each in EXAMPLES}
+
+
+def test_a_wait_timeout_is_a_timeout_error_and_no_store_error() -> None:
+    assert issubclass(WaitTimeout, TimeoutError)
+    assert not issubclass(WaitTimeout, StoreError)
+
+
+def test_which_errors_may_pass() -> None:
+    passing = {type(each[0]).__name__ for each in EXAMPLES if getattr(each[0], "transient", False)}
+    assert passing == {"StoreError", "StoreBusy"}
+
+
+def test_broken_version_exceptions_own_reduction_loses_or_refuses_the_data() -> None:
+    class Plain(Exception):
+        def __init__(self, text: str, *, path: str) -> None:
+            super().__init__(text)
+            self.path = path
+
+    with pytest.raises(TypeError):
+        copy.copy(Plain("x", path="y"))

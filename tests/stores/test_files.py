@@ -1,0 +1,181 @@
+"""The lock between processes, and private files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_claude_comms.clock import SystemClock
+from pytest_claude_comms.errors import StoreBusy, StoreError
+from pytest_claude_comms.stores.files import FileLock, create_private, fsync_directory
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "a.lock")
+
+
+def test_two_locks_on_one_file_exclude_each_other(path: str) -> None:
+    one, two = FileLock(path), FileLock(path)
+    with one.held(CLOCK, 0, "x"):
+        assert not two.try_acquire()
+        with pytest.raises(StoreBusy, match="the store was busy") as caught:
+            two.acquire(CLOCK, 20_000, "the store")
+        assert caught.value.waited >= 0.02
+    with two.held(CLOCK, 0, "x"):
+        assert not one.try_acquire()
+    one.close()
+    two.close()
+
+
+def test_threads_exclude_each_other(path: str) -> None:
+    lock = FileLock(path)
+    count = 0
+
+    def work() -> None:
+        nonlocal count
+        for _ in range(200):
+            with lock.held(CLOCK, 10_000_000, "x"):
+                before = count
+                os.stat(path)  # lets another thread run
+                count = before + 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count == 1_600
+    lock.close()
+
+
+def test_another_thread_does_not_wait_for_ever(path: str) -> None:
+    lock = FileLock(path)
+    answers: list[bool] = []
+    with lock.held(CLOCK, 0, "x"):
+        other = threading.Thread(target=lambda: answers.append(lock.try_acquire()))
+        other.start()
+        other.join()
+        lock.release()
+        lock.release()  # nothing happens
+    assert answers == [False]
+    lock.close()
+
+
+def test_the_same_thread_is_refused(path: str) -> None:
+    lock = FileLock(path)
+    with lock.held(CLOCK, 0, "x"):
+        with pytest.raises(RuntimeError, match="holds the lock .* already"):
+            lock.try_acquire()
+        with pytest.raises(RuntimeError, match="already"), lock.held(CLOCK, 0, "x"):
+            pass
+        assert not FileLock(path).try_acquire()  # still held
+    lock.close()
+
+
+@posix
+def test_a_lock_file_that_was_deleted_is_noticed(path: str) -> None:
+    one, two = FileLock(path), FileLock(path)
+    with one.held(CLOCK, 0, "x"):
+        pass
+    os.unlink(path)
+    with two.held(CLOCK, 0, "x"):
+        assert not one.try_acquire()
+    with one.held(CLOCK, 0, "x"):
+        assert not two.try_acquire()
+    one.close()
+    two.close()
+
+
+def test_processes_exclude_each_other(
+    path: str, python: Callable[..., subprocess.Popen[str]]
+) -> None:
+    script = (
+        "import sys\nfrom pytest_claude_comms.stores.files import FileLock\n"
+        "lock = FileLock(sys.argv[1])\nprint(lock.try_acquire(), flush=True)\nsys.stdin.read()\n"
+    )
+    lock = FileLock(path)
+    child = python(script, path)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "True\n"
+    assert not lock.try_acquire()
+    child.kill()
+    child.wait()
+    lock.acquire(CLOCK, 1_000_000, "x")  # the system lets go of it
+    lock.release()
+    lock.close()
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_child_of_a_fork_does_not_hold_the_lock(path: str) -> None:
+    lock = FileLock(path)
+    here, there = os.pipe(), os.pipe()
+    lock.acquire(CLOCK, 0, "x")
+    child = os.fork()
+    if not child:
+        is_free = lock.try_acquire()
+        os.write(here[1], b".")
+        os.read(there[0], 1)
+        os._exit(is_free)
+    os.read(here[0], 1)
+    lock._close_file()  # without unlocking: a copy in the child would hold it on
+    lock._release()
+    assert lock.try_acquire()
+    lock.release()
+    lock.close()
+    os.write(there[1], b".")
+    assert os.waitpid(child, 0)[1] == 0
+    for descriptor in (*here, *there):
+        os.close(descriptor)
+
+
+def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
+    lock = FileLock(str(tmp_path / "none" / "a.lock"))
+    with pytest.raises(StoreError, match="none.*No such file"):
+        lock.try_acquire()
+    assert lock._owner is None
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_private_files(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "one" / "two" / "file"
+    lock = FileLock(f"{path}.lock")
+    before = os.umask(umask)
+    try:
+        assert create_private(str(path))
+        assert lock.try_acquire()
+    finally:
+        os.umask(before)
+        lock.release()
+        lock.close()
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (path, Path(lock.path))]
+    assert modes == [0o600, 0o600]
+    folders = [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path.parent.parent)]
+    assert folders == [0o700, 0o700]
+
+
+@posix
+def test_what_exists_is_left_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    path = tmp_path / "file"
+    path.write_text("text")
+    path.chmod(0o644)
+    assert not create_private(str(path))
+    assert not create_private(str(tmp_path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert path.read_text() == "text"
+    with pytest.raises(StoreError, match="file is not a directory"):
+        create_private(str(path / "below"))
+    fsync_directory(str(tmp_path))

@@ -1,0 +1,309 @@
+"""The journal: whole lines or none, whatever happens to a writer or to the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.errors import StoreCorrupt, StoreError
+from pytest_claude_comms.stores import journal
+from pytest_claude_comms.stores.journal import BEGINNING, Journal, Mark, Place, Rewritten
+
+
+class FailingOS:
+    """The ``os`` module, with some of its functions replaced."""
+
+    def __init__(self, **replaced: Any) -> None:
+        self._replaced = replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced.get(name, getattr(os, name))
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.fixture
+def beacon(tmp_path: Path) -> Path:
+    path = tmp_path / "store.json"
+    path.write_text("{}")
+    return path
+
+
+@pytest.fixture
+def book(beacon: Path) -> Journal:
+    return Journal(f"{beacon}.journal", beacon=str(beacon), power=True)
+
+
+def fill(book: Journal, count: int) -> list[Place]:
+    """A journal of so many records; where each of them ends."""
+    places = [book.start("store", BEGINNING)]
+    for number in range(count):
+        places.append(book.append(places[-1], [{"number": number, "text": "ä\u2028\0🎈\n"}]))
+    return places
+
+
+def numbers(book: Journal) -> list[int]:
+    contents = book.read()
+    assert contents is not None
+    return [record.ops[0]["number"] for record in contents.records]
+
+
+def test_what_is_appended_is_read(book: Journal) -> None:
+    places = fill(book, 3)
+    contents = book.read()
+    assert contents is not None
+    assert contents.store_id == "store"
+    assert contents.base == BEGINNING
+    assert contents.place == places[-1]
+    assert [record.end for record in contents.records] == [place.end for place in places[1:]]
+    assert contents.records[1].ops == [{"number": 1, "text": "ä\u2028\0🎈\n"}]
+    assert contents.place.mark.seq == 3
+
+
+def test_reading_on_gives_only_what_is_new(book: Journal) -> None:
+    places = fill(book, 4)
+    records, place = book.read_on(places[2])
+    assert [record.ops[0]["number"] for record in records] == [2, 3]
+    assert place == places[-1]
+    assert book.read_on(place) == ([], place)
+
+
+def test_an_empty_journal_holds_nothing(book: Journal) -> None:
+    Path(book.path).touch()
+    assert book.read() is None
+
+
+@pytest.mark.parametrize("text", ["hello\n", "{}", "00000000 00000000 {}\n"])
+def test_what_is_no_journal_is_refused(book: Journal, text: str) -> None:
+    Path(book.path).write_text(text)
+    with pytest.raises(StoreCorrupt, match="byte 0"):
+        book.read()
+    assert Path(book.path).read_text() == text
+
+
+def test_a_newer_journal_is_refused(book: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "FORMAT", 2)
+        book.start("store", BEGINNING)
+    with pytest.raises(StoreCorrupt, match="newer"):
+        book.read()
+
+
+def test_a_journal_cut_anywhere_holds_the_whole_records(book: Journal) -> None:
+    places = fill(book, 4)
+    data = Path(book.path).read_bytes()
+    for cut in range(places[2].end, len(data)):
+        Path(book.path).write_bytes(data[:cut])
+        whole = [n for n in range(4) if places[n + 1].end <= cut]
+        assert numbers(book) == whole, cut
+        contents = book.read()
+        assert contents is not None
+        book.append(contents.place, [{"number": 99}])
+        assert numbers(book) == [*whole, 99], cut
+
+
+def test_a_damaged_byte_before_whole_records_is_corruption(book: Journal) -> None:
+    places = fill(book, 3)
+    data = Path(book.path).read_bytes()
+    for offset in range(places[1].end, places[2].end - 1):
+        damaged = bytearray(data)
+        damaged[offset] ^= 1
+        Path(book.path).write_bytes(damaged)
+        with pytest.raises(StoreCorrupt) as caught:
+            book.read()
+        assert f"byte {places[1].end}" in str(caught.value)
+        assert Path(book.path).read_bytes() == damaged
+
+
+def test_a_damaged_last_record_is_a_torn_one(book: Journal) -> None:
+    fill(book, 2)
+    data = bytearray(Path(book.path).read_bytes())
+    data[-5] ^= 1
+    Path(book.path).write_bytes(data)
+    assert numbers(book) == [0]
+
+
+def test_a_record_that_follows_another_one_is_refused(book: Journal) -> None:
+    places = fill(book, 3)
+    data = Path(book.path).read_bytes()
+    Path(book.path).write_bytes(data[: places[1].end] + data[places[2].end :])
+    with pytest.raises(StoreCorrupt, match="does not follow change 1"):
+        book.read()
+
+
+def test_a_new_journal_goes_on_where_the_old_one_ended(book: Journal) -> None:
+    last = fill(book, 3)[-1]
+    place = book.start("store", last.mark)
+    place = book.append(place, [{"number": 3}])
+    contents = book.read()
+    assert contents is not None
+    assert contents.base == last.mark
+    assert contents.records[0].mark == place.mark == Mark(4, place.mark.crc)
+    with pytest.raises(Rewritten):
+        book.read_on(last)
+
+
+def test_a_record_in_the_place_of_one_taken_back_is_noticed(book: Journal) -> None:
+    places = fill(book, 2)
+    os.truncate(book.path, places[1].end)
+    with pytest.raises(Rewritten):
+        book.read_on(places[2])
+    other = book.append(places[1], [{"number": 7, "text": "ä\u2028\0🎈\n"}])
+    assert other.end == places[2].end
+    book.append(other, [{"number": 8}])
+    with pytest.raises(Rewritten, match="does not follow change 2"):
+        book.read_on(places[2])
+
+
+def test_appending_to_what_somebody_else_changed_is_refused(book: Journal) -> None:
+    places = fill(book, 2)
+    os.truncate(book.path, places[1].end)
+    with pytest.raises(StoreError, match="does not lock it"):
+        book.append(places[2], [])
+
+
+def test_short_writes_are_completed(book: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "os", FailingOS(write=lambda fd, data: os.write(fd, data[:3])))
+    fill(book, 2)
+    assert numbers(book) == [0, 1]
+
+
+def test_a_write_of_nothing_is_an_error(book: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = fill(book, 1)[-1]
+    monkeypatch.setattr(journal, "os", FailingOS(write=lambda fd, data: 0))
+    with pytest.raises(OSError, match="nothing more"):
+        book.append(place, [])
+    assert os.path.getsize(book.path) == place.end
+
+
+def test_a_failed_fsync_takes_the_record_back(
+    book: Journal, beacon: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fill(book, 1)[-1]
+    before = beacon.stat().st_mtime_ns
+    calls: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            fail()
+        os.fsync(descriptor)
+
+    monkeypatch.setattr(journal, "os", FailingOS(fsync=fsync))
+    with pytest.raises(OSError, match="Input/output"):
+        book.append(place, [{"number": 1}])
+    assert os.path.getsize(book.path) == place.end
+    assert len(calls) == 2, "the removal was not made durable"
+    assert beacon.stat().st_mtime_ns != before, "nobody who has read the record can notice"
+    monkeypatch.undo()
+    book.append(place, [{"number": 2}])
+    assert numbers(book) == [0, 2]
+
+
+@pytest.mark.parametrize("broken", [{"ftruncate": fail}, {}], ids=["truncate", "second fsync"])
+def test_what_cannot_be_taken_back_is_unknown(
+    book: Journal, monkeypatch: pytest.MonkeyPatch, broken: dict[str, Any]
+) -> None:
+    place = fill(book, 1)[-1]
+    monkeypatch.setattr(journal, "os", FailingOS(fsync=fail, **broken))
+    with pytest.raises(StoreError) as caught:
+        book.append(place, [{"number": 1}])
+    assert caught.value.outcome == "unknown"
+
+
+def test_a_cut_record_that_cannot_be_removed_is_not_done(
+    book: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fill(book, 1)[-1]
+
+    def write(descriptor: int, data: memoryview) -> int:
+        return os.write(descriptor, data[:9]) if len(data) > 20 else fail()
+
+    monkeypatch.setattr(journal, "os", FailingOS(write=lambda fd, d: write(fd, d), ftruncate=fail))
+    with pytest.raises(OSError, match="Input/output"):
+        book.append(place, [{"number": 1}])
+    assert os.path.getsize(book.path) > place.end
+    assert numbers(book) == [0]
+    monkeypatch.undo()
+    book.append(place, [{"number": 2}])
+    assert numbers(book) == [0, 2]
+
+
+def test_an_interrupted_write_leaves_no_half(
+    book: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fill(book, 1)[-1]
+    halves: list[int] = []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if halves:
+            raise KeyboardInterrupt
+        halves.append(os.write(descriptor, data[:9]))
+        return halves[0]
+
+    monkeypatch.setattr(journal, "os", FailingOS(write=write))
+    with pytest.raises(KeyboardInterrupt):
+        book.append(place, [{"number": 1}])
+    assert os.path.getsize(book.path) == place.end
+
+
+def test_the_first_record_makes_the_name_of_its_journal_durable(
+    book: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = book.start("store", BEGINNING)
+    synced: list[str] = []
+    monkeypatch.setattr(journal, "fsync_directory", synced.append)
+    place = book.append(place, [])
+    book.append(place, [])
+    assert synced == [os.path.dirname(book.path)]
+
+
+@pytest.mark.parametrize("name", ["open", "write", "fsync", "replace", "utime", "stat"])
+def test_a_replacement_that_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(**{name: fail}))
+        with pytest.raises(OSError, match="Input/output"):
+            journal.replace_file(str(path), str(tmp_path / "new"), b"new", power=True)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+    (tmp_path / "new").write_text("left behind")
+    journal.replace_file(str(path), str(tmp_path / "new"), b"new", power=True)
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_a_replacement_is_private(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        journal.replace_file(str(tmp_path / "file"), str(tmp_path / "new"), b"secret", power=False)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_refused_rename_is_tried_again_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def replace(source: str, target: str) -> None:
+        tries.append(source)
+        if len(tries) < 4:
+            raise PermissionError(errno.EACCES, "in use")
+        os.replace(source, target)
+
+    monkeypatch.setattr(journal, "os", FailingOS(replace=replace, name="nt"))
+    journal.replace_file(str(tmp_path / "file"), str(tmp_path / "new"), b"x", power=False)
+    assert len(tries) == 4

@@ -1,0 +1,1153 @@
+"""The SQLite store: what only a real file, real threads and real processes can show."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.clock import SECOND, Backoff, SystemClock
+from pytest_claude_comms.errors import (
+    ClaudeCommsError,
+    HistoryGone,
+    InvalidTransition,
+    StoreBusy,
+    StoreClosed,
+    StoreCorrupt,
+    StoreError,
+)
+from pytest_claude_comms.resources import left_open
+from pytest_claude_comms.stores import memory, open_store, sqlite, sqlite_link, sqlite_rows
+from pytest_claude_comms.stores.core import BaseStore
+from pytest_claude_comms.stores.memory import MemoryConversationStore
+from pytest_claude_comms.stores.rules import ChangeRow
+from pytest_claude_comms.stores.sqlite import SQLiteConversationStore
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+Python = Callable[..., "subprocess.Popen[str]"]
+
+
+class SteppedClock(SystemClock):
+    """Real waiting, but a time of day that tests set; patience is short."""
+
+    def __init__(self) -> None:
+        self.time_us = 1_767_225_600 * SECOND
+        self.patience_us: int | None = None
+        self.pauses = 0
+
+    def now_us(self) -> int:
+        return self.time_us
+
+    def backoff(self, bound_us: int) -> Backoff:
+        self.pauses += 1
+        return super().backoff(bound_us if self.patience_us is None else self.patience_us)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "comms.db"
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def store(path: Path, clock: SteppedClock) -> Iterator[SQLiteConversationStore]:
+    with SQLiteConversationStore(path, clock=clock, durability="process") as store:
+        yield store
+
+
+def seed(store: BaseStore, status: str = "processing", **more: Any) -> str:
+    """One thread, and one message in it."""
+    store.create_thread(thread_id="t")
+    return store.add_message("t", "module", status=status, message_id="m", **more).message_id
+
+
+def raw(path: Path) -> closing[sqlite3.Connection]:
+    """A connection that is not ours."""
+    return closing(sqlite3.connect(path, isolation_level=None, timeout=0))
+
+
+def finish(child: subprocess.Popen[str], expected: int = 0) -> str:
+    said, complaint = child.communicate(timeout=60)
+    assert child.returncode == expected, complaint
+    return said
+
+
+# -- the same answers as the reference
+
+
+def scenario(store: BaseStore, clock: SteppedClock) -> Iterator[object]:
+    """A long conversation with a store; yields every answer."""
+
+    def attempt(act: Callable[[], object]) -> object:
+        clock.time_us += SECOND
+        try:
+            return act()
+        except ClaudeCommsError as error:
+            return type(error), str(error).replace(store.url, "URL")
+
+    yield attempt(lambda: store.create_thread("title", modules=["a", "b\0c"], thread_id="t1"))
+    yield attempt(lambda: store.create_thread(metadata={"deep": [{"x": None}]}, thread_id="t2"))
+    yield attempt(lambda: store.create_thread(thread_id="t1"))
+    yield attempt(lambda: store.get_thread("t1"))
+    yield attempt(lambda: store.get_thread("none"))
+    yield attempt(store.threads)
+    yield attempt(lambda: store.add_message("none", "a"))
+    for number, status in enumerate(["pending", "processing", "complete", "failed", "pending"]):
+        yield attempt(
+            lambda number=number, status=status: store.add_message(  # type: ignore[misc]
+                "t1" if number % 2 else "t2",
+                "modul\N{LATIN SMALL LETTER E WITH ACUTE}",
+                "text \0 \N{GRINNING FACE}" * number,
+                status=status,
+                timeout=None if number < 4 else 20,
+                stall_timeout=8 if number == 1 else None,
+                metadata={"n": number},
+                message_id=f"m{number}",
+            )
+        )
+    yield attempt(lambda: store.add_message("t1", "a", message_id="m1"))
+    yield attempt(lambda: store.update_message("m0", status="processing", append="one\0"))
+    yield attempt(lambda: store.update_message("m0", append="two"))
+    yield attempt(lambda: store.update_message("m0", append=""))
+    yield attempt(lambda: store.update_message("m0", content="three", error="e"))
+    yield attempt(lambda: store.update_message("m0", append="four", metadata={"a": True}))
+    yield attempt(lambda: store.update_message("m0", metadata={"a": True}))
+    yield attempt(lambda: store.update_message("m0", content=""))
+    yield attempt(lambda: store.update_message("m0", append="five"))
+    yield attempt(lambda: store.update_message("m0", status="complete", append="six"))
+    yield attempt(lambda: store.update_message("m0", append="seven"))
+    yield attempt(lambda: store.update_message("m0", status="complete"))
+    yield attempt(lambda: store.update_message("m0", metadata={"late": 1.5}))
+    yield attempt(lambda: store.update_message("m1", append="late"))
+    yield attempt(lambda: store.update_message("none", append="x"))
+    yield attempt(store.next_deadline_us)
+    clock.time_us += 60 * SECOND
+    yield attempt(store.expire)
+    yield attempt(store.expire)
+    yield attempt(store.next_deadline_us)
+    yield attempt(store.messages)
+    yield attempt(lambda: store.messages("t1"))
+    yield attempt(lambda: store.messages("none"))
+    yield attempt(lambda: store.messages(status=["timeout", "failed"]))
+    yield attempt(lambda: store.messages("t2", "complete"))
+    yield attempt(lambda: store.messages(status=[]))
+    yield attempt(lambda: store.get_message("m0"))
+    yield attempt(store.cursor)
+    for since in (0, 3, 10, 99):
+        for limit in (None, 1, 4, 2**70):
+            for message in (None, "m0", "none"):
+                yield attempt(
+                    lambda since=since, limit=limit, message=message: store.changes(  # type: ignore[misc]
+                        since, limit=limit, message=message
+                    )
+                )
+
+
+def test_answers_like_the_memory_store(path: Path) -> None:
+    clock, other = SteppedClock(), SteppedClock()
+    reference = memory.MemoryConversationStore(clock=other)
+    with SQLiteConversationStore(path, clock=clock, durability="process") as store:
+        for number, (mine, expected) in enumerate(
+            zip(scenario(store, clock), scenario(reference, other), strict=True)
+        ):
+            assert mine == expected, f"answer {number}"
+
+
+def test_opened_again_it_is_the_same(path: Path, clock: SteppedClock) -> None:
+    with SQLiteConversationStore(path, clock=clock) as store:
+        list(scenario(store, clock))
+        before = (store.threads(), store.messages(), store.changes(), store.store_id)
+    assert sorted(os.listdir(path.parent)) == ["comms.db", "comms.db.lock"]
+    with open_store(store.url) as again:
+        assert isinstance(again, SQLiteConversationStore)
+        assert (again.threads(), again.messages(), again.changes(), again.store_id) == before
+        assert again.url == store.url == f"sqlite:///{path}"
+        assert again.backend == "sqlite"
+
+
+@pytest.mark.parametrize("name", ["odd %41?mode=ro#x.db", "a b.JSON", "\N{SNOWMAN}", "noext"])
+def test_any_file_name(tmp_path: Path, name: str) -> None:
+    with open_store(f"sqlite:///{tmp_path}/new/{name}", durability="process") as store:
+        seed(store)  # type: ignore[arg-type]
+    assert sorted(os.listdir(tmp_path / "new")) == sorted([name, f"{name}.lock"])
+
+
+def test_a_relative_path_stays_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with SQLiteConversationStore("here.db", durability="process") as store:
+        monkeypatch.chdir("/")
+        seed(store)
+        assert store.url == f"sqlite:///{tmp_path}/here.db"
+
+
+def test_wrong_arguments(path: Path) -> None:
+    with pytest.raises(ValueError, match="durability"):
+        SQLiteConversationStore(path, durability="none")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="path"):
+        SQLiteConversationStore(b"bytes")  # type: ignore[arg-type]
+    assert not path.exists()
+
+
+# -- texts
+
+
+@pytest.mark.parametrize("text", ["", "\0", "a\0b", "\N{GRINNING FACE}" * 3, "x" * 100_000])
+def test_texts_come_back(store: SQLiteConversationStore, text: str) -> None:
+    seed(store, content=text, metadata={"k": text})
+    store.update_message("m", append=text, error=text)
+    store.update_message("m", append="end")
+    with open_store(store.url) as again:
+        found = again.get_message("m")
+        assert found == store.get_message("m") == store.messages()[0]
+    assert (found.content, found.error, found.metadata) == (f"{text}{text}end", text, {"k": text})
+
+
+def test_appends_are_written_once(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All writes go through the log, so that its growth is what was written.
+    monkeypatch.setattr(store, "_next_checkpoint", 10**12)
+    seed(store)
+    log = Path(f"{path}-wal")
+    piece = "0123456789" * 50
+
+    def written(appends: int) -> int:
+        before = log.stat().st_size
+        for _ in range(appends):
+            store.update_message("m", append=piece)
+        return log.stat().st_size - before
+
+    sizes = [written(500) for _ in range(6)]  # 250 kB each, to 1.5 MB
+    assert max(sizes) < 4 * min(sizes)
+    assert sum(sizes) / 3_000 < 40_000  # bytes for an append; the whole text would be 750,000
+    assert store.get_message("m").content == piece * 3_000
+    with open_store(store.url) as again:
+        assert again.get_message("m").content == piece * 3_000
+    store.update_message("m", status="complete")
+    with raw(path) as db:
+        assert db.execute("SELECT tail FROM messages").fetchall() == [(0,)]
+        assert db.execute("SELECT text FROM contents").fetchall() == [(piece * 3_000,)]
+
+
+def test_a_text_remembered_from_a_commit_is_not_used_for_another(
+    store: SQLiteConversationStore,
+) -> None:
+    seed(store, content="x" * 5_000)
+    with SQLiteConversationStore(store.url[10:], durability="process") as other:
+        for _ in range(3):
+            store.update_message("m", append="a")
+            other.update_message("m", append="b")
+            other.update_message("m", append="c")
+        assert store.get_message("m").content == "x" * 5_000 + "abc" * 3
+
+
+def test_a_text_of_a_commit_that_failed_is_not_remembered(
+    store: SQLiteConversationStore,
+) -> None:
+    seed(store, content="x" * 5_000)
+    row = store._texts.get("m", 1)
+    with pytest.raises(ZeroDivisionError), store._writing() as tx:
+        found = tx.message("m")
+        assert found is not None
+        tx.commit(
+            found,
+            ChangeRow(
+                message_id="m",
+                thread_id="t",
+                at_us=0,
+                previous=found.status,
+                status=found.status,
+                content="lost",
+                content_length=4,
+            ),
+        )
+        _ = 1 / 0
+    assert store._texts.get("m", 1) == row
+    assert store.get_message("m").content == "x" * 5_000
+    assert store.update_message("m", append="y").revision == 2
+
+
+def test_few_texts_are_remembered() -> None:
+    clock = SteppedClock()
+    reference = MemoryConversationStore(clock=clock)
+    seed(reference)
+    texts = sqlite_rows.Texts()
+    with reference._reading() as snapshot:
+        row = snapshot.message("m")
+    assert row is not None
+    for number in range(100):
+        texts.put(replace(row, message_id=f"{number}", content="x" * 2_000), number)
+    assert [number for number in range(100) if str(number) in texts] == list(range(68, 100))
+    texts.put(replace(row, message_id="big", content="x" * 15_980_000), 100)
+    assert "big" in texts
+    assert len(texts._texts) <= 11
+
+
+# -- many at once
+
+
+def test_threads(store: SQLiteConversationStore) -> None:
+    store.create_thread(thread_id="t")
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for step in range(20):
+                store.add_message("t", f"{number}", f"{step}", status="pending")
+                assert store.changes(store.cursor() - 1).items
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [change.revision for change in store.changes()] == list(range(1, 401))
+    by_thread = [
+        [m.content for m in store.messages() if m.module_name == f"{n}"] for n in range(20)
+    ]
+    assert by_thread == [[f"{step}" for step in range(20)]] * 20
+    assert len(store._idle) <= sqlite._MOST_IDLE
+
+
+_ADD = """
+import sys
+from pytest_claude_comms.stores import open_store
+with open_store(sys.argv[1], durability="process") as store:
+    for number in range(int(sys.argv[3])):
+        store.add_message("t", sys.argv[2], str(number))
+"""
+
+
+def test_processes(store: SQLiteConversationStore, python: Python) -> None:
+    store.create_thread(thread_id="t")
+    children = [python(_ADD, store.url, f"{number}", "100") for number in range(4)]
+    for child in children:
+        finish(child)
+    assert [change.revision for change in store.changes()] == list(range(1, 401))
+    for number in range(4):
+        mine = [m.content for m in store.messages() if m.module_name == f"{number}"]
+        assert mine == [f"{step}" for step in range(100)]
+
+
+_CREATE = """
+import sys
+from pytest_claude_comms.stores import open_store
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(int(sys.argv[2])):
+    with open_store(f"sqlite:///{sys.argv[1]}/{turn}.db", durability="process") as store:
+        store.create_thread()
+        print(store.store_id)
+"""
+
+
+def test_eight_processes_create_it_at_once(tmp_path: Path, python: Python) -> None:
+    children = [python(_CREATE, f"{tmp_path}", "5") for _ in range(8)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n", child.communicate()[1]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    assert len({finish(child) for child in children}) == 1
+    for turn in range(5):
+        with open_store(f"sqlite:///{tmp_path}/{turn}.db") as store:
+            assert len(store.threads()) == 8
+
+
+def test_kill_9(path: Path, kill_loop: Callable[[str, int], Any]) -> None:
+    seen = kill_loop(f"sqlite:///{path}", 20)
+    assert seen.acknowledged > 100
+    assert seen.kept >= seen.acknowledged
+    assert sorted(os.listdir(path.parent)) == ["comms.db", "comms.db.lock"]
+
+
+# -- the idle check
+
+
+_ANSWER = """
+import sys
+from pytest_claude_comms.stores import open_store
+with open_store(sys.argv[1], durability="process") as store:
+    for line in sys.stdin:
+        print(store.update_message("m", append="x").revision, flush=True)
+"""
+
+
+def hammer(store: BaseStore, python: Python, rounds: int) -> int:
+    """Write here, in a thread and in a process, and look right after each; returns misses."""
+    seed(store)
+    cursor, missed, stop = 0, 0, threading.Event()
+    child = python(_ANSWER, store.url)
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    def write() -> None:
+        while not stop.is_set():
+            store.update_message("m", append="y")
+
+    writer = threading.Thread(target=write)
+    for turn in range(rounds):
+        if turn == rounds // 2:
+            writer.start()
+        child.stdin.write("\n")
+        child.stdin.flush()
+        revision = int(child.stdout.readline())
+        if turn % 2:
+            revision = store.update_message("m", append="z").revision
+        cursor = store.changes(cursor).cursor
+        missed += cursor < revision
+        assert store.changes(cursor).cursor >= cursor
+    stop.set()
+    writer.join()
+    return missed
+
+
+def test_nothing_that_returned_is_missed(store: SQLiteConversationStore, python: Python) -> None:
+    assert hammer(store, python, 200) == 0
+    last = store.changes().cursor
+    assert [change.revision for change in store.changes()] == list(range(1, last + 1))
+
+
+class Blind(sqlite_link.Link):
+    """A mutant: it never asks for ``data_version``."""
+
+    def is_last(self, since: int) -> bool:
+        self._version = self._version or 0
+        return since == self._last
+
+
+def test_the_hammer_finds_a_store_that_is_blind_to_others(
+    path: Path, python: Python, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "Link", Blind)
+    with SQLiteConversationStore(path, durability="process") as store:
+        assert hammer(store, python, 60) > 0
+
+
+class Remembering(sqlite_link.Link):
+    """A mutant: its own commits do not make it forget."""
+
+    def forget(self) -> None:
+        pass
+
+
+def test_a_store_that_trusts_data_version_alone_is_found(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "Link", Remembering)
+    with SQLiteConversationStore(path, durability="process") as store:
+        seed(store)
+        cursor = store.changes(store.cursor()).cursor
+        assert store.changes(cursor).cursor == cursor
+        assert store.changes(cursor).cursor == cursor
+        store.update_message("m", append="z")
+        assert not store.changes(cursor).items
+
+
+def test_an_own_commit_is_seen_by_an_idle_check(store: SQLiteConversationStore) -> None:
+    seed(store)
+    cursor = store.changes(store.cursor()).cursor
+    for _ in range(3):
+        assert store.changes(cursor).cursor == cursor
+    assert len(store._idle) == 1  # it was the connection that asked
+    store.update_message("m", append="z")
+    assert [change.append for change in store.changes(cursor)] == ["z"]
+
+
+def test_an_idle_poll_reads_nothing(
+    store: SQLiteConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(store)
+    cursor = store.cursor()
+    store.changes(cursor)
+    store.changes(cursor)
+    monkeypatch.setattr(store, "_reading", None)
+    assert store.changes(cursor).cursor == cursor
+
+
+# -- the file is gone, or another
+
+
+def everything(store: BaseStore) -> list[Callable[[], object]]:
+    return [
+        lambda: store.create_thread(),
+        lambda: store.add_message("t", "module"),
+        lambda: store.update_message("m", append="x"),
+        lambda: store.get_message("m"),
+        lambda: store.get_thread("t"),
+        lambda: store.threads(),
+        lambda: store.messages(),
+        lambda: store.changes(1),
+        lambda: store.changes(),
+        lambda: store.cursor(),
+        lambda: store.expire(),
+        lambda: store.next_deadline_us(),
+    ]
+
+
+def delete(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", ".lock"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+@posix
+def test_a_deleted_store(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    store.changes(1)
+    store.changes(1)
+    delete(path)
+    for act in everything(store):
+        with pytest.raises(HistoryGone, match="no longer there"):
+            act()
+    store.close()
+    assert not os.listdir(path.parent)
+
+
+@posix
+def test_a_deleted_directory(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "comms.db"
+    with SQLiteConversationStore(path, durability="process") as store:
+        seed(store)
+        delete(path)
+        path.parent.rmdir()
+        for act in everything(store):
+            with pytest.raises(HistoryGone):
+                act()
+    assert not path.parent.exists()
+
+
+@posix
+def test_a_store_created_anew_at_the_same_path(path: Path) -> None:
+    for _ in range(10):  # ext4 likes to give the same inode number again
+        with SQLiteConversationStore(path, durability="process") as store:
+            seed(store)
+            store.changes(1)
+            store.changes(1)
+            delete(path)
+            with SQLiteConversationStore(path, durability="process") as other:
+                seed(other)
+                for act in everything(store):
+                    with pytest.raises(HistoryGone, match="taken its place"):
+                        act()
+                store.close()
+                other.update_message("m", append="kept")
+                assert os.stat(f"{path}-wal").st_size > 0
+                with open_store(other.url) as third:
+                    assert third.get_message("m").content == "kept"
+        delete(path)
+
+
+@posix
+def test_a_store_moved_over_it(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    other = path.with_name("other.db")
+    with SQLiteConversationStore(other, durability="process") as replacement:
+        seed(replacement)
+    other.replace(path)
+    for act in everything(store):
+        with pytest.raises(HistoryGone):
+            act()
+
+
+def test_another_store_restored_into_the_same_file(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    seed(store)
+    store.changes(1)
+    store.changes(1)
+    other = path.with_name("other.db")
+    with SQLiteConversationStore(other, durability="process") as replacement:
+        seed(replacement)
+    with raw(other) as source, raw(path) as target:
+        source.backup(target)
+    for act in everything(store):
+        with pytest.raises(HistoryGone, match="another store"):
+            act()
+
+
+def test_a_cursor_of_another_store(store: SQLiteConversationStore) -> None:
+    seed(store)
+    with pytest.raises(HistoryGone, match="its last revision is 1"):
+        store.changes(2)
+
+
+def test_history_that_was_trimmed(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    for _ in range(3):
+        store.update_message("m", append="x")
+    with raw(path) as db:
+        db.execute("DELETE FROM changes WHERE revision < 3")
+    with pytest.raises(HistoryGone, match="up to revision 2 were"):
+        store.changes(1)
+    assert [change.revision for change in store.changes(2)] == [3, 4]
+    with raw(path) as db:
+        db.execute("DELETE FROM changes")
+    with pytest.raises(HistoryGone, match="up to revision 4 were"):
+        store.changes(2)
+    assert store.changes(4).cursor == 4
+    assert store.update_message("m", metadata={"a": 1}).revision == 5
+
+
+# -- busy
+
+
+def test_busy(store: SQLiteConversationStore, path: Path, clock: SteppedClock) -> None:
+    seed(store)
+    clock.patience_us = 100_000
+    with raw(path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusy, match="was busy for 0.1") as caught:
+            store.update_message("m", append="x")
+        assert caught.value.path == str(path)
+        assert caught.value.outcome == "not done"
+        assert caught.value.waited >= 0.1
+        assert store.get_message("m").content == ""  # readers go on
+        assert store.changes().cursor == 1
+        with open_store(store.url, clock=clock) as again:  # and so does opening
+            assert again.cursor() == 1
+        db.execute("ROLLBACK")
+    assert store.update_message("m", append="y").content == "y"
+
+
+def test_a_busy_store_is_waited_for(
+    store: SQLiteConversationStore, path: Path, clock: SteppedClock
+) -> None:
+    seed(store)
+    with raw(path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        started = threading.Event()
+
+        def write() -> None:
+            started.set()
+            store.update_message("m", append="x")
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        started.wait()
+        while not clock.pauses:
+            pass
+        with store._lock.held(clock, 0, "x"):  # nothing is held while waiting
+            pass
+        db.execute("ROLLBACK")
+    writer.join()
+    assert store.get_message("m").content == "x"
+
+
+def test_readers_are_busy_too(
+    store: SQLiteConversationStore, path: Path, clock: SteppedClock
+) -> None:
+    seed(store)
+    store.close()
+    clock.patience_us = 50_000
+    with raw(path) as db:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreBusy):
+            SQLiteConversationStore(path, clock=clock)
+    with open_store(store.url) as again:
+        assert again.cursor() == 1
+
+
+def test_the_lock_is_busy(store: SQLiteConversationStore, path: Path, clock: SteppedClock) -> None:
+    seed(store)
+    clock.patience_us = 50_000
+    other = SQLiteConversationStore(path, durability="process")
+    with other, other._lock.held(clock, 0, "x"), pytest.raises(StoreBusy, match="comms.db was"):
+        store.update_message("m", append="x")
+    store.update_message("m", append="x")
+
+
+# -- what is no store
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no database" * 100, "not a database"),
+        (b"short", "not a database"),
+        (b"SQLite format 3\0" + b"\xff" * 5_000, "not a database"),
+        (b'{"threads": {}}' + b" " * 5_000, "not a database"),
+    ],
+)
+def test_not_a_database(path: Path, content: bytes, reason: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(StoreCorrupt, match=reason) as caught:
+        SQLiteConversationStore(path)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_another_program(path: Path) -> None:
+    with raw(path) as db:
+        db.execute("CREATE TABLE messages (id)")
+    before = path.read_bytes()
+    with pytest.raises(StoreCorrupt, match="another program .it has messages"):
+        SQLiteConversationStore(path)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_format(store: SQLiteConversationStore, path: Path) -> None:
+    store.close()
+    with raw(path) as db:
+        db.execute("UPDATE meta SET format = 7, version = '9.8'")
+        db.execute("PRAGMA journal_mode = DELETE")
+    before = path.read_bytes()
+    with pytest.raises(StoreCorrupt, match="pytest-claude-comms 9.8 wrote it in format 7"):
+        SQLiteConversationStore(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_store_without_one_identity(
+    store: SQLiteConversationStore, path: Path, rows: int
+) -> None:
+    store.close()
+    with raw(path) as db:
+        db.execute("DELETE FROM meta")
+        db.executemany("INSERT INTO meta VALUES (?, 1, '')", [("x",)] * rows)
+    with pytest.raises(StoreCorrupt, match=f"it says {rows} times"):
+        SQLiteConversationStore(path)
+
+
+def test_a_truncated_store(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store, content="x" * 50_000)
+    store.close()
+    whole = path.read_bytes()
+    for length in [1, 16, 100, *range(4_096, len(whole), 3_072)]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(StoreCorrupt):
+            SQLiteConversationStore(path)
+        assert path.read_bytes() == whole[:length]
+
+
+def test_an_empty_file_with_a_log(store: SQLiteConversationStore, path: Path) -> None:
+    store.close()
+    path.write_bytes(b"")
+    Path(f"{path}-wal").write_bytes(b"something")
+    with pytest.raises(StoreCorrupt, match="it is empty, but"):
+        SQLiteConversationStore(path)
+    assert Path(f"{path}-wal").read_bytes() == b"something"
+
+
+def test_an_empty_file_becomes_a_store(path: Path) -> None:
+    path.touch()
+    with SQLiteConversationStore(path) as store:
+        seed(store)
+
+
+def test_a_store_restored_without_its_log_mode(path: Path) -> None:
+    with SQLiteConversationStore(path, durability="process") as store:
+        seed(store)
+    with raw(path) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+    with SQLiteConversationStore(path, durability="process") as store:
+        assert store.cursor() == 1
+        assert Path(f"{path}-wal").exists()
+
+
+def test_damage_that_shows_later(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    with raw(path) as db:
+        db.execute("UPDATE messages SET status = 'odd'")
+    with pytest.raises(StoreCorrupt, match="status 'odd'"):
+        store.get_message("m")
+    with raw(path) as db:
+        db.execute("DROP TABLE changes")
+    with pytest.raises(StoreCorrupt, match="no such table"):
+        store.changes()
+    with raw(path) as db:
+        db.execute("DROP TABLE meta")
+    with pytest.raises(StoreCorrupt, match="no such table"):
+        store.threads()
+
+
+def test_a_directory_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is a directory"):
+        SQLiteConversationStore(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="ot a directory"):
+        SQLiteConversationStore(tmp_path / "file" / "comms.db")
+
+
+@pytest.mark.parametrize("coded", [True, False], ids=["by code", "by text"])
+def test_errors_are_told_apart(coded: bool) -> None:
+    def error(text: str, code: int) -> sqlite3.Error:
+        found = sqlite3.OperationalError(text)
+        if coded:
+            found.__dict__["sqlite_errorcode"] = code
+        return found
+
+    busy = ["database is locked", "database table is locked", "locking protocol"]
+    for text, code in zip(busy, [5, 6, 15], strict=True):
+        assert sqlite_link.is_busy(error(text, code))
+    corrupt = ["database disk image is malformed", "file is not a database"]
+    for text, code in zip(corrupt, [11, 26], strict=True):
+        assert isinstance(sqlite_link.store_error("p", error(text, code)), StoreCorrupt)
+    full = sqlite_link.store_error("p", error("database or disk is full", 13), "unknown")
+    assert type(full) is StoreError
+    assert full.outcome == "unknown"
+    assert "p: database or disk is full" in str(full)
+
+
+# -- disk errors, by a limit on the size of files, which SQLite meets as a full disk
+
+
+_FULL = """
+import resource, sys
+from pytest_claude_comms.errors import StoreError
+from pytest_claude_comms.stores import open_store
+with open_store(sys.argv[1], durability="process") as store:
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", "kept", status="processing", message_id="m")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    for _ in range(3):
+        try:
+            store.update_message("m", append="x" * 500_000)
+        except StoreError as error:
+            names_it = sys.argv[1].removeprefix("sqlite:///") in str(error)
+            print(type(error).__name__, error.outcome, names_it)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    print(store.get_message("m").content, store.update_message("m", append="!").revision)
+"""
+
+
+@posix
+def test_a_full_disk(path: Path, python: Python) -> None:
+    said = finish(python(_FULL, f"sqlite:///{path}")).splitlines()
+    assert said[-1] == "kept 2"
+    assert {line.split()[0] for line in said[:-1]} == {"StoreError"}
+    assert all(line.endswith("True") for line in said[:-1])
+    assert len(said) == 4
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to be root")
+def test_a_directory_that_is_not_ours(tmp_path: Path, python: Python) -> None:
+    script = (
+        "import os, sys\nfrom pytest_claude_comms.errors import StoreError\n"
+        "from pytest_claude_comms.stores.sqlite import SQLiteConversationStore\n"
+        "os.setuid(65534)\n"
+        "try:\n    SQLiteConversationStore(sys.argv[1])\n"
+        "except StoreError as error:\n    print(error)\n"
+    )
+    home = tmp_path / "private"
+    home.mkdir(mode=0o700)
+    said = finish(python(script, f"{home}/comms.db"))
+    assert said == f"{home}/comms.db: Permission denied\n"
+
+
+# -- the log
+
+
+def test_the_log_is_bounded(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    largest = 0
+    with SQLiteConversationStore(path, durability="process") as reader:
+        for number in range(150):
+            store.update_message("m", content=f"{number}" * 50_000)
+            reader.changes(number)
+            largest = max(largest, os.stat(f"{path}-wal").st_size)
+        assert largest < 1.5 * sqlite.WAL_BYTES
+        assert reader.get_message("m").revision == 151
+
+
+def test_a_log_held_up_by_a_reader_is_cut_later(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    with raw(path) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT * FROM messages").fetchall()
+        for number in range(60):
+            store.update_message("m", content=f"{number % 10}" * 100_000)
+        held_up = os.stat(f"{path}-wal").st_size
+        assert held_up > sqlite.WAL_BYTES
+        db.execute("ROLLBACK")
+        for number in range(60):
+            store.update_message("m", content=f"{number % 10}" * 90_000)
+        assert os.stat(f"{path}-wal").st_size <= held_up + sqlite.WAL_BYTES
+
+
+# -- private files
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+def test_files_are_private(tmp_path: Path, python: Python, umask: int) -> None:
+    script = (
+        "import os, sys\nfrom pytest_claude_comms.stores import open_store\n"
+        "os.umask(int(sys.argv[2]))\n"
+        "with open_store(sys.argv[1]) as store:\n"
+        "    store.create_thread()\n"
+        "    folder = os.path.dirname(sys.argv[1][10:])\n"
+        "    for name in sorted(os.listdir(folder)):\n"
+        "        print(name, oct(os.stat(f'{folder}/{name}').st_mode & 0o777))\n"
+        "    print(oct(os.stat(folder).st_mode & 0o777))\n"
+    )
+    said = finish(python(script, f"sqlite:///{tmp_path}/a/b/comms.db", f"{umask}"))
+    names = ["comms.db", "comms.db-shm", "comms.db-wal", "comms.db.lock"]
+    assert said.splitlines() == [*(f"{name} 0o600" for name in names), "0o700"]
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+
+
+# -- its life
+
+
+def test_closed(store: SQLiteConversationStore) -> None:
+    seed(store)
+    store.close()
+    store.close()
+    for act in everything(store):
+        with pytest.raises(StoreClosed):
+            act()
+
+
+def test_closed_during_a_call(store: SQLiteConversationStore) -> None:
+    seed(store)
+    with store._reading() as snapshot:
+        store.close()
+        assert snapshot.message("m") is not None
+    assert sorted(os.listdir(Path(store._path).parent)) == ["comms.db", "comms.db.lock"]
+    with pytest.raises(StoreClosed), store._reading():
+        pass
+
+
+def test_left_open_is_found(path: Path) -> None:
+    store = SQLiteConversationStore(path, durability="process")
+    assert id(store) in left_open()
+    store.close()
+    assert id(store) not in left_open()
+
+
+def test_a_store_that_could_not_be_opened_is_not_left_open(tmp_path: Path) -> None:
+    before = set(left_open())
+    with pytest.raises(StoreError):
+        SQLiteConversationStore(tmp_path)
+    assert set(left_open()) == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_resource_warnings(path: Path) -> None:
+    store = SQLiteConversationStore(path, durability="process")
+    seed(store)
+    threads = [threading.Thread(target=store.cursor) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    del store
+    gc.collect()
+
+
+def test_many_open_and_close(path: Path) -> None:
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    for _ in range(20):
+        with SQLiteConversationStore(path, durability="process") as store:
+            store.cursor()
+    assert (len(list(descriptors.iterdir())) if descriptors.exists() else 0) == before
+
+
+_INTERRUPTED = """
+import signal, sys
+from pytest_claude_comms.stores import open_store
+
+def interrupt(*_):
+    global hits, armed
+    if armed:
+        hits, armed = hits + 1, False
+        raise KeyboardInterrupt
+
+hits, armed = 0, False
+store = open_store(sys.argv[1], durability="process")
+store.create_thread(thread_id="t")
+store.add_message("t", "a", status="processing", message_id="m")
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.0011, 0.0011)
+while hits < 300:
+    try:
+        armed = True
+        while True:
+            store.update_message("m", append="x")
+    except KeyboardInterrupt:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert store._lock._owner is None
+assert not any(link.db.in_transaction for link in store._idle)
+with open_store(store.url) as other:
+    other.update_message("m", append="x")
+content = store.update_message("m", append="x").content
+assert len(content) == store.cursor() - 1 == len(store.changes()) - 1
+store.close()
+"""
+
+
+@posix
+def test_an_interrupt_leaves_nothing_behind(path: Path, python: Python) -> None:
+    finish(python(_INTERRUPTED, f"sqlite:///{path}"))
+
+
+# -- forks
+
+
+def forked(act: Callable[[], object], *, leave: Callable[[int], object] = os._exit) -> int:
+    """The exit code of a forked child that calls ``act``."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        act()
+    except BaseException:
+        leave(1)
+    leave(0)
+    return 0
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+
+    def refused() -> None:
+        for act in everything(store):
+            with pytest.raises(RuntimeError, match="before a fork"):
+                act()
+        store.close()
+
+    assert forked(refused) == 0
+    assert store.update_message("m", append="x").revision == 2
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_opened_again_in_the_child_of_a_fork(path: Path) -> None:
+    # Beside an inherited connection SQLite takes no lock: all of this would be lost.
+    store = SQLiteConversationStore(path, durability="process")
+    seed(store)
+    here, there = os.pipe(), os.pipe()
+
+    def work() -> None:
+        with SQLiteConversationStore(path, durability="process") as mine:
+            mine.update_message("m", append="a")
+            os.write(here[1], b".")
+            os.read(there[0], 1)
+            for _ in range(10):
+                mine.update_message("m", append="b")
+            os._exit(0)  # without closing
+
+    child = os.fork()
+    if not child:
+        work()
+    os.read(here[0], 1)
+    store.close()
+    os.write(there[1], b".")
+    assert os.waitpid(child, 0)[1] == 0
+    for descriptor in (*here, *there):
+        os.close(descriptor)
+    with SQLiteConversationStore(path) as again:
+        assert again.get_message("m").content == "a" + "b" * 10
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_in_the_middle_of_a_call(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+
+    def refused() -> None:
+        with pytest.raises(RuntimeError, match="when this process was forked"):
+            SQLiteConversationStore(path)
+        with SQLiteConversationStore(path.with_name("other.db"), durability="process") as other:
+            seed(other)
+
+    with store._writing():
+        assert forked(refused) == 0
+    assert store.update_message("m", append="x").revision == 2
+
+
+_EXITING = """
+import os, sys
+from pytest_claude_comms.stores import open_store
+store = open_store(sys.argv[1], durability="process")
+store.create_thread(thread_id="t")
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    assert os.path.getsize(sys.argv[1][10:] + "-wal") > 0
+    print(len(store.threads()))
+    store.close()
+"""
+
+
+@posix
+def test_a_child_that_exits_normally_closes_nothing(path: Path, python: Python) -> None:
+    child = python(_EXITING, f"sqlite:///{path}")
+    said, complaint = child.communicate(timeout=60)
+    assert (said, complaint) == ("1\n", "")
+
+
+# -- size
+
+
+def test_thousands_of_messages(store: SQLiteConversationStore, path: Path) -> None:
+    store.create_thread(thread_id="t")
+    store.create_thread(thread_id="u")
+    for number in range(3_000):
+        store.add_message("t" if number % 3 else "u", "a", f"{number}", message_id=f"{number}")
+    assert [message.content for message in store.messages()] == [f"{n}" for n in range(3_000)]
+    assert len(store.messages("u")) == 1_000
+    assert [change.revision for change in store.changes(2_990)] == list(range(2_991, 3_001))
+    assert store.changes(0, limit=5).cursor == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("messages WHERE thread_id = 'x' ORDER BY number", "messages_of_thread"),
+        ("changes WHERE number = 1 AND revision > 5 ORDER BY revision", "changes_of_message"),
+        ("messages WHERE deadline_us <= 5 ORDER BY deadline_us, number", "open_deadlines"),
+        (
+            "messages WHERE deadline_us IS NOT NULL ORDER BY deadline_us LIMIT 1",
+            "open_deadlines",
+        ),
+    ],
+)
+def test_indexes_are_used(
+    store: SQLiteConversationStore, path: Path, query: str, index: str
+) -> None:
+    with raw(path) as db:
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {query}")]
+    assert len(plan) == 1, plan
+    assert index in plan[0]
+
+
+def test_a_terminal_message_has_no_deadline(
+    store: SQLiteConversationStore, clock: SteppedClock
+) -> None:
+    seed(store, timeout=10)
+    assert store.next_deadline_us() == clock.time_us + 10 * SECOND
+    clock.time_us += 11 * SECOND
+    with pytest.raises(InvalidTransition, match="timeout"):
+        store.update_message("m", append="x")
+    assert store.get_message("m").status == "timeout"
+    assert store.next_deadline_us() is None
+    assert store.expire() == []

@@ -1,0 +1,318 @@
+"""Files that are not what they should be, at opening and under an open store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.errors import (
+    HistoryGone,
+    StoreCorrupt,
+)
+from pytest_claude_comms.stores.journal import Journal
+from pytest_claude_comms.stores.tinydb import TinyDBConversationStore
+from tests.stores.tinydb_kit import Open, contents, opening, remove
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "comms.json"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Open]:
+    """Opens the store at ``path``, and closes it in the end."""
+    with opening(path) as start:
+        yield start
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "no", '{"a": {}}x', "\0\0", "[" * 100_000])
+def test_what_is_no_tinydb_file_is_refused(opened: Open, path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(StoreCorrupt, match="left untouched"):
+        opened()
+    assert path.read_text() == text
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["claude_comms"]["1"].update(format="x"),
+        lambda content: content["claude_comms"]["1"].pop("seq"),
+        lambda content: content["messages"].clear(),
+        lambda content: content.pop("threads"),
+        lambda content: content["changes"].pop("1"),
+        lambda content: content["messages"]["1"].update(status="unknown"),
+        lambda content: content["messages"]["1"].update(created_at="yesterday"),
+    ],
+)
+def test_a_file_whose_tables_do_not_fit_is_refused(opened: Open, path: Path, change: Any) -> None:
+    with opened() as store:
+        message = store.add_message(store.create_thread(), "a", status="pending")
+        store.update_message(message, status="complete")
+    edit(path, change)
+    before = path.read_bytes()
+    with pytest.raises(StoreCorrupt):
+        opened()
+    assert path.read_bytes() == before
+
+
+def test_a_newer_format_is_refused(opened: Open, path: Path) -> None:
+    opened().close()
+    edit(path, lambda content: content["claude_comms"]["1"].update(format=2))
+    with pytest.raises(StoreCorrupt, match="format 2 is newer"):
+        opened()
+
+
+def test_a_journal_whose_changes_make_no_sense_is_refused(opened: Open, path: Path) -> None:
+    store = opened()
+    book = Journal(f"{path}.journal", beacon=str(path), power=False)
+    found = book.read()
+    assert found is not None
+    book.append(found.place, [{"change": {"message_id": "never", "status": "complete"}}])
+    with pytest.raises(StoreCorrupt, match="do not fit together"):
+        store.threads()
+    with pytest.raises(StoreCorrupt, match="do not fit together"):
+        opened()
+
+
+def test_a_damaged_journal_is_refused(opened: Open, path: Path) -> None:
+    store = opened()
+    for number in range(3):
+        store.create_thread(thread_id=str(number))
+    book = Path(f"{path}.journal")
+    data = bytearray(book.read_bytes())
+    data[data.index(b'"thread_id":"1"') + 13] ^= 1
+    book.write_bytes(data)
+    assert len(store.threads()) == 3  # it knows them; the sizes say that nothing was added
+    with pytest.raises(StoreCorrupt, match="damaged"):
+        opened()
+    assert book.read_bytes() == data
+
+
+def test_a_journal_cut_anywhere_is_read_up_to_the_last_whole_change(
+    opened: Open, path: Path
+) -> None:
+    book = Path(f"{path}.journal")
+    with_two = opened()
+    thread = with_two.create_thread()
+    message = with_two.add_message(thread, "a", status="processing", message_id="m")
+    sizes = [book.stat().st_size]
+    for number in range(2):
+        with_two.update_message(message, append=f"{number};")
+        sizes.append(book.stat().st_size)
+    data, checkpoint = book.read_bytes(), path.read_bytes()
+    for cut in range(sizes[0], sizes[2] + 1):
+        book.write_bytes(data[:cut])
+        path.write_bytes(checkpoint)
+        whole = "".join(f"{number};" for number in range(2) if sizes[number + 1] <= cut)
+        with TinyDBConversationStore(path, durability="process") as store:
+            assert store.get_message("m").content == whole
+            assert book.read_bytes() == data[:cut]
+            store.update_message("m", append="next")
+            with TinyDBConversationStore(path, durability="process") as other:
+                assert other.get_message("m").content == f"{whole}next"
+
+
+def test_an_open_store_goes_on_after_the_cut_record_of_a_killed_one(
+    opened: Open, path: Path
+) -> None:
+    store = opened()
+    thread = store.create_thread()
+    with open(f"{path}.journal", "ab") as book:
+        book.write(b'01234567 89abcdef {"seq":2')
+    assert store.threads() == [thread]
+    store.create_thread()
+    assert len(store.threads()) == len(opened().threads()) == 2
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("records", [0, 3])
+def test_a_kill_between_the_two_replacements_loses_nothing(
+    opened: Open, path: Path, records: int, first: int
+) -> None:
+    store, other = opened(), opened()
+    for number in range(records):
+        store.create_thread(thread_id=str(number))
+    store.db.insert({"n": 1})
+    shutil.copy(f"{path}.journal", f"{path}.old")
+    store.checkpoint()
+    os.replace(f"{path}.old", f"{path}.journal")
+    for each in (store, other, third := opened()):
+        assert [thread.thread_id for thread in each.threads()] == [*map(str, range(records))]
+        assert len(each.db) == 1
+    writers = [store, other, third]
+    for number, each in enumerate(writers[first:] + writers[:first], records):
+        each.create_thread(thread_id=str(number))
+        assert [thread.thread_id for thread in each.threads()] == [*map(str, range(number + 1))]
+    assert contents(opened()) == contents(store) == contents(other)
+
+
+def test_a_kill_while_it_is_created_is_completed_by_the_next_one(opened: Open, path: Path) -> None:
+    opened().close()
+    os.unlink(f"{path}.journal")
+    for name in ("new", "journal.new"):
+        Path(f"{path}.{name}").write_text("left behind")
+    store = opened()
+    store.create_thread()
+    assert sorted(os.listdir(path.parent)) == [
+        "comms.json",
+        "comms.json.journal",
+        "comms.json.lock",
+    ]
+
+
+def test_changes_without_their_file_are_not_thrown_away(opened: Open, path: Path) -> None:
+    store = opened()
+    store.create_thread()
+    content = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_bytes(b""), lambda: path.write_text("{}")):
+        path.write_bytes(content)
+        damage()
+        with pytest.raises(StoreCorrupt, match="holds 1 changes that belong to another"):
+            opened()
+    path.write_bytes(content)
+    assert len(opened().threads()) == 1
+
+
+def test_deleting_the_file_of_a_closed_store_starts_afresh(opened: Open, path: Path) -> None:
+    with opened() as store:
+        store.create_thread()
+    path.unlink()
+    other = opened()
+    assert other.threads() == []
+    assert other.store_id != store.store_id
+
+
+def test_without_its_journal_it_is_another_store(opened: Open, path: Path) -> None:
+    with opened() as store:
+        store.create_thread()
+    os.unlink(f"{path}.journal")
+    other = opened()
+    assert len(other.threads()) == 1
+    assert other.store_id != store.store_id
+
+
+def test_an_older_file_under_a_newer_journal_is_refused(opened: Open, path: Path) -> None:
+    store = opened()
+    store.create_thread()
+    old = path.read_bytes()
+    store.checkpoint()
+    store.create_thread()
+    path.write_bytes(old)
+    with pytest.raises(StoreCorrupt, match="changes that belong to another"):
+        opened()
+    with pytest.raises(StoreCorrupt, match="does not go on from change 0"):
+        store.threads()
+
+
+def test_an_older_journal_under_a_newer_file_is_replaced(opened: Open, path: Path) -> None:
+    with opened() as store:
+        store.create_thread()
+        old = Path(f"{path}.journal").read_bytes()
+        store.create_thread()
+    Path(f"{path}.journal").write_bytes(old)
+    other = opened()
+    assert other.store_id == store.store_id
+    other.create_thread()
+    assert len(opened().threads()) == 3
+
+
+# -- deleted or replaced while open
+
+
+@pytest.mark.parametrize(
+    "endings", [("",), (".journal",), ("", ".journal", ".lock"), ("", ".journal")], ids="+".join
+)
+def test_a_deleted_store_is_gone(opened: Open, path: Path, endings: tuple[str, ...]) -> None:
+    store = opened()
+    thread = store.create_thread()
+    cursor = store.changes().cursor
+    remove(path, *endings)
+    left = sorted(os.listdir(path.parent))
+    for attempt in (
+        lambda: store.changes(cursor),
+        store.threads,
+        lambda: store.add_message(thread, "a"),
+        lambda: store.db.insert({}),
+        lambda: store.db.all(),
+        store.checkpoint,
+    ):
+        with pytest.raises(HistoryGone, match="was deleted"):
+            attempt()
+    store.close()
+    assert sorted(os.listdir(path.parent)) == left
+
+
+def test_a_deleted_directory_too(opened: Open, tmp_path: Path) -> None:
+    with TinyDBConversationStore(tmp_path / "new" / "er" / "x.json") as store:
+        assert (tmp_path / "new").stat().st_mode & 0o777 in (0o700, 0o777)
+        shutil.rmtree(tmp_path / "new")
+        with pytest.raises(HistoryGone):
+            store.cursor()
+        with pytest.raises(HistoryGone):
+            store.create_thread()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_store_created_anew_in_its_place_is_another_one(opened: Open, path: Path) -> None:
+    # At once, so that times and inode numbers may well be those of the old files.
+    for turn in range(30):
+        store = opened()
+        remove(path, "", ".journal", ".lock")
+        other = opened()
+        if turn % 2:
+            other.create_thread()
+        for attempt in (store.changes, store.create_thread, store.checkpoint):
+            with pytest.raises(HistoryGone, match="another store"):
+                attempt()
+        store.close()
+        assert len(other.threads()) == turn % 2
+        other.close()
+
+
+def test_a_store_replaced_by_something_else_is_gone(opened: Open, path: Path) -> None:
+    store = opened()
+    store.create_thread()
+    path.write_text('{"_default": {}}')
+    with pytest.raises(HistoryGone, match="another store"):
+        store.threads()
+    store.close()
+    assert path.read_text() == '{"_default": {}}'
+
+
+def test_an_emptied_store_is_gone(opened: Open, path: Path) -> None:
+    for ending in ("", ".journal"):
+        store = opened()
+        Path(f"{path}{ending}").write_bytes(b"")
+        with pytest.raises(HistoryGone, match="emptied"):
+            store.threads()
+        store.close()
+        assert Path(f"{path}{ending}").read_bytes() == b""
+        for each in list(path.parent.iterdir()):
+            each.unlink()
+
+
+def test_a_file_damaged_while_open_is_not_overwritten(opened: Open, path: Path) -> None:
+    store = opened()
+    store.create_thread()
+    whole = path.read_bytes()
+    path.write_bytes(b"{")
+    with pytest.raises(StoreCorrupt):
+        store.create_thread()
+    store.close()
+    assert path.read_bytes() == b"{"
+    path.write_bytes(whole)
+    assert len(opened().threads()) == 1

@@ -1,0 +1,282 @@
+"""``store.db``, and stock TinyDB on the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tinydb import Query, TinyDB, where
+from tinydb.table import Document
+
+from pytest_claude_comms.errors import (
+    StoreCorrupt,
+    StoreError,
+)
+from pytest_claude_comms.stores import tinydb_image
+from tests.stores.tinydb_kit import Open, Ticking, contents, opening, play
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "comms.json"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Open]:
+    """Opens the store at ``path``, and closes it in the end."""
+    with opening(path) as start:
+        yield start
+
+
+def test_stock_tinydb_reads_the_checkpoint(opened: Open, path: Path) -> None:
+    store = opened(clock=Ticking())
+    store.create_thread(thread_id="early")
+    store.checkpoint()
+    store.create_thread(thread_id="late")
+    with TinyDB(path) as before:
+        assert [each["thread_id"] for each in before.table("threads")] == ["early"]
+    play(store)
+    store.db.table("mine").insert({"a": 1})
+    store.checkpoint()
+    with TinyDB(path) as stock:
+        for name in ("threads", "messages", "changes", "mine"):
+            assert stock.table(name).all() == store.db.table(name).all(), name
+            assert [each.doc_id for each in stock.table(name)] == [
+                each.doc_id for each in store.db.table(name)
+            ]
+        found = stock.table("messages").get(where("message_id") == "p")
+        assert isinstance(found, Document)
+        assert found["created_at"] == store.get_message("p").created_at.isoformat()
+        assert [each.doc_id for each in stock.table("changes")] == list(
+            range(1, store.cursor() + 1)
+        )
+
+
+def test_db_reads_everything_as_it_is_now(opened: Open) -> None:
+    store, other = opened(), opened()
+    messages = store.db.table("messages", cache_size=100)
+    thread = store.create_thread("x", metadata={"deep": {"er": 1}})
+    message = store.add_message(thread, "a", "text", status="pending")
+    pending = where("status") == "pending"
+    assert len(messages) == messages.count(pending) == 1
+    assert messages.search(pending)[0]["content"] == "text"
+    other.update_message(message, status="complete")
+    assert messages.search(pending) == []
+    assert not messages.contains(pending)
+    assert messages.contains(where("status") == "complete")
+    found = messages.get(doc_id=1)
+    assert isinstance(found, Document)
+    assert found in messages
+    assert found["status"] == "complete"
+    assert store.db.tables() == {"threads", "messages", "changes"}
+    first = store.db.table("threads").all()[0]
+    first["metadata"]["deep"]["er"] = 2
+    assert store.db.table("threads").all()[0]["metadata"] == {"deep": {"er": 1}}
+    assert store.get_thread(thread).metadata == {"deep": {"er": 1}}
+    assert set(store.db.storage.read() or {}) == {"threads", "messages", "changes"}
+    assert "threads" in repr(store.db)
+
+
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "insert": lambda table: table.insert({"a": 1}),
+    "insert_multiple": lambda table: table.insert_multiple([{"a": 1}]),
+    "update": lambda table: table.update({"status": "failed"}),
+    "update_multiple": lambda table: table.update_multiple([({"a": 1}, Query().a == 1)]),
+    "upsert": lambda table: table.upsert({"a": 1}, Query().a == 1),
+    "remove": lambda table: table.remove(doc_ids=[1]),
+    "truncate": lambda table: table.truncate(),
+}
+
+
+@pytest.mark.parametrize("name", tinydb_image.OURS)
+@pytest.mark.parametrize("method", WRITES)
+def test_the_stores_tables_are_not_written(opened: Open, name: str, method: str) -> None:
+    store = opened()
+    store.add_message(store.create_thread(), "a")
+    before = contents(store)
+    with pytest.raises(StoreError, match=rf"{method}\(\) cannot write.*use (store\.|no method)"):
+        WRITES[method](store.db.table(name))
+    assert contents(store) == contents(opened()) == before
+
+
+def test_nor_are_they_dropped_or_written_as_a_whole(opened: Open) -> None:
+    store = opened()
+    store.add_message(store.create_thread(), "a")
+    before = contents(store)
+    for attempt in (
+        lambda: store.db.drop_table("messages"),
+        lambda: store.db.drop_tables(),
+        lambda: store.db.storage.write({}),
+        lambda: store.db.table("messages").storage.write({"messages": {}}),
+        lambda: store.db.table("changes", persist_empty=True),
+    ):
+        with pytest.raises(StoreError):
+            attempt()
+    store.db.default_table_name = "threads"
+    with pytest.raises(StoreError, match=r"store\.create_thread"):
+        store.db.insert({})
+    assert contents(store) == contents(opened()) == before
+
+
+def test_the_users_tables_are_a_tinydb(opened: Open, tmp_path: Path) -> None:
+    """Every operation has the result that it has in stock TinyDB."""
+    store = opened()
+
+    def play(db: TinyDB) -> list[Any]:
+        table = db.table("mine")
+        said: list[Any] = [
+            db.insert({"default": True}),
+            table.insert({"a": 1, "deep": {"er": [1, 2]}}),
+            table.insert_multiple({"a": number} for number in range(3)),
+            table.insert(Document({"a": 9}, doc_id=40)),
+            table.insert_multiple([Document({"a": 8}, doc_id=39), {"a": 7}]),
+            table.update({"b": True}, where("a") == 1),
+            table.update(lambda doc: doc.update(c="called"), doc_ids=[1, 2, 777]),
+            table.update({"b": 1}, where("b") == True),  # noqa: E712
+            table.update_multiple([({"d": 1}, where("a") == 0), ({"d": 2}, where("a") == 2)]),
+            table.upsert({"a": 100, "up": 1}, where("a") == 100),
+            table.upsert({"up": 2}, where("a") == 100),
+            table.remove(where("a") == 2),
+            table.remove(doc_ids=[40]),
+            table.insert({"last": {}}),
+            len(db),
+            db.all(),
+            table.all(),
+            [each.doc_id for each in table],
+        ]
+        for wrong in (3, [3]):
+            with pytest.raises(ValueError, match="not a Mapping"):
+                table.insert(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="already exists"):
+            table.insert(Document({}, doc_id=1))
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            table.insert({"set": {1}})
+        db.table("other").insert({"x": 1})
+        db.table("other").truncate()
+        said.append(db.table("other").insert({"x": 2}))
+        db.table("empty", persist_empty=True)
+        db.table("gone").insert({})
+        db.drop_table("gone")
+        db.drop_table("never was")
+        said.append({name for name in db.tables() if name not in tinydb_image.OURS})
+        return said
+
+    with TinyDB(tmp_path / "stock.json") as stock:
+        expected = play(stock)
+    assert play(store.db) == expected
+    other = opened()
+    store.checkpoint()
+    third = opened()
+    for name in expected[-1]:
+        assert other.db.table(name).all() == store.db.table(name).all()
+        assert third.db.table(name).all() == store.db.table(name).all()
+
+
+def test_document_ids_are_not_used_again_by_another_process(opened: Open) -> None:
+    first, second = opened(), opened()
+    assert first.db.insert({}) == 1
+    assert second.db.insert({}) == 2
+    assert first.db.remove(doc_ids=[2]) == [2]
+    assert second.db.insert({}) == 3
+    assert second.db.remove(doc_ids=[3]) == [3]
+    first.checkpoint()
+    assert opened().db.insert({}) == 4
+
+
+def test_a_document_with_an_id_of_its_own_is_not_overwritten(opened: Open) -> None:
+    table = opened().db.table("mine")
+    assert table.insert_multiple([Document({"a": 1}, doc_id=3), {"a": 2}]) == [3, 4]
+    assert table.insert_multiple([{"a": 3}, Document({"a": 4}, doc_id=9)]) == [5, 9]
+    assert table.insert({"a": 5}) == 10
+    assert len(table) == 5
+
+
+def test_a_write_to_a_users_table_is_all_or_nothing(opened: Open) -> None:
+    store = opened()
+    store.db.insert_multiple([{"n": 1}, {"n": 2}])
+
+    def twice(document: Any) -> None:
+        document["n"] += 10
+        if document["n"] == 12:
+            raise LookupError("second")
+
+    with pytest.raises(LookupError):
+        store.db.update(twice)
+
+    def documents() -> Iterator[dict[str, int]]:
+        yield {"n": 3}
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        store.db.insert_multiple(documents())
+    assert [each["n"] for each in store.db] == [each["n"] for each in opened().db] == [1, 2]
+    store.db.insert({"n": 3})
+
+
+def test_the_store_can_be_read_but_not_written_inside_a_write_to_db(opened: Open) -> None:
+    store = opened()
+    message = store.add_message(store.create_thread(), "a", "text")
+    store.db.insert({"n": 1})
+
+    def change(document: Any) -> None:
+        document["text"] = store.get_message(message).content
+        document["rows"] = len(store.db.table("messages"))
+        assert "_default" in store.db.tables()
+        with pytest.raises(StoreError, match="inside a write"):
+            store.update_message(message, metadata={"a": 1})
+
+    store.db.update(change)
+    assert store.db.all() == [{"n": 1, "text": "text", "rows": 1}]
+    store.update_message(message, metadata={"a": 1})
+
+
+def test_what_stock_tinydb_writes_meanwhile_is_taken_over(opened: Open, path: Path) -> None:
+    store, other = opened(), opened()
+    store.add_message(store.create_thread(), "a", "early")
+    store.db.insert({"by": "store"})
+    store.checkpoint()
+    store.add_message(store.threads()[0], "a", "late")
+    with TinyDB(path) as stock:
+        stock.insert({"by": "stock", "text": "ä\ud800"})
+        stock.table("new").insert({"by": "stock"})
+    for each in (store, other):
+        assert [doc["by"] for doc in each.db] == ["store", "stock"]
+        assert each.db.table("new").all() == [{"by": "stock"}]
+        assert [message.content for message in each.messages()] == ["early", "late"]
+    assert store.db.insert({"by": "store"}) == 3
+    other.checkpoint()
+    assert len(opened().db) == len(store.db) == 3
+    assert store.cursor() == 2
+
+
+def test_a_tinydb_file_is_adopted(opened: Open, path: Path) -> None:
+    with TinyDB(path) as stock:
+        stock.insert_multiple([{"n": 1}, {"n": 2}])
+        stock.table("notes").insert({"text": "keep"})
+        stock.table("messages").truncate()
+    store = opened()
+    assert store.threads() == []
+    assert [each["n"] for each in store.db] == [1, 2]
+    assert store.db.insert({"n": 3}) == 3
+    assert store.db.table("notes").all() == [{"text": "keep"}]
+    store.close()
+    with TinyDB(path) as stock:
+        assert len(stock) == 3
+
+
+def test_the_file_that_tinydb_touches_is_a_new_store(opened: Open, path: Path) -> None:
+    path.touch()
+    opened().create_thread()
+
+
+@pytest.mark.parametrize("name", ["threads", "messages", "changes", "claude_comms"])
+def test_a_tinydb_file_with_such_tables_is_refused(opened: Open, path: Path, name: str) -> None:
+    with TinyDB(path) as stock:
+        stock.table(name).insert({"id": 1})
+    before = path.read_bytes()
+    with pytest.raises(StoreCorrupt, match=f"table '{name}'.*a file of its own"):
+        opened()
+    assert path.read_bytes() == before
+    assert not Path(f"{path}.journal").exists()
