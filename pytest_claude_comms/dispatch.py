@@ -1,0 +1,198 @@
+"""Runs callbacks away from the poller, so that none of them can hold it up."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .clock import Clock, Wakeup, seconds_to_us
+from .status import MessageStatus
+from .tracking import Event
+
+Callback = Callable[[Event], object]
+
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    number: int
+    event: Event
+    callbacks: tuple[tuple[str, Callback], ...]
+
+
+class Dispatcher:
+    """A small pool of threads, started on demand, that end when there is nothing left to do.
+
+    The callbacks of one tracker run one after another, in the order in which they were queued;
+    those of different trackers side by side while a thread is free.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._queues: dict[str, deque[_Job]] = {}
+        """By message id. A queue is there as long as a job of it waits or runs."""
+        self._turns: deque[str] = deque()
+        """The message ids whose next job may start."""
+        self._threads: set[int] = set()
+        self._starting = 0
+        self._numbers = 0
+        self._unfinished: set[int] = set()
+        self._revisions: list[int] = []
+        self._counts: dict[int, int] = {}
+        self._flushers: dict[Wakeup, None] = {}
+        """In order, as a set is not: on a fake clock it decides who runs first."""
+
+    def queue(self, event: Event, callbacks: tuple[tuple[str, Callback], ...]) -> None:
+        """Have ``callbacks`` (each with its name) called with ``event``, in this order."""
+        key = event.message_id
+        with self._lock:
+            self._numbers += 1
+            job = _Job(self._numbers, event, callbacks)
+            self._unfinished.add(job.number)
+            self._hold(event.revision)
+            if key in self._queues:
+                self._queues[key].append(job)
+                return
+            self._queues[key] = deque([job])
+            self._turns.append(key)
+            if len(self._threads) + self._starting >= MOST_THREADS:
+                return
+            self._starting += 1
+        try:
+            self._clock.spawn(self.run_callbacks)
+        except BaseException:  # no thread could be started: the next call tries again
+            with self._lock:
+                self._starting -= 1
+            raise
+
+    def oldest(self) -> int | None:
+        """The lowest revision with a callback that has not returned yet; None if all have."""
+        with self._lock:
+            while self._revisions and self._revisions[0] not in self._counts:
+                heapq.heappop(self._revisions)
+            return self._revisions[0] if self._revisions else None
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that is queued now has run; False if ``timeout`` seconds pass before.
+
+        Raises RuntimeError in a callback: it would wait for itself.
+        """
+        if threading.get_ident() in self._threads:
+            raise RuntimeError("flush() in a callback would wait for that callback itself")
+        timeout_us = None if timeout is None else seconds_to_us(timeout, "timeout")
+        end_us = None if timeout_us is None else self._clock.monotonic_us() + timeout_us
+        wakeup = self._clock.wakeup()
+        with self._lock:
+            waiting_for = set(self._unfinished)
+            self._flushers[wakeup] = None
+        try:
+            while True:
+                with self._lock:
+                    waiting_for &= self._unfinished
+                if not waiting_for:
+                    return True
+                left_us = None if end_us is None else end_us - self._clock.monotonic_us()
+                if left_us is not None and left_us <= 0:
+                    return False
+                wakeup.wait(left_us, why=f"{len(waiting_for)} callbacks to end")
+        finally:
+            with self._lock:
+                del self._flushers[wakeup]
+
+    def run_callbacks(self) -> None:
+        """What each thread of the pool does."""
+        me = threading.get_ident()
+        with self._lock:
+            self._starting -= 1
+            self._threads.add(me)
+        try:
+            while True:
+                with self._lock:
+                    if not self._turns:
+                        # Under the lock, so that nobody counts on a thread that is leaving.
+                        self._threads.discard(me)
+                        return
+                    key = self._turns.popleft()
+                    job = self._queues[key][0]
+                try:
+                    self._run(job)
+                finally:
+                    self._finish(key, job)
+        finally:
+            with self._lock:
+                self._threads.discard(me)
+
+    def _run(self, job: _Job) -> None:
+        for name, callback in job.callbacks:
+            try:
+                callback(job.event)
+            except BaseException as error:  # noqa: BLE001 - pytest.fail() is no Exception
+                self._clock.unhandled(
+                    error,
+                    f"{name} of message {job.event.message_id!r} at revision {job.event.revision}",
+                )
+
+    def _finish(self, key: str, job: _Job) -> None:
+        with self._lock:
+            self._unfinished.discard(job.number)
+            self._release(job.event.revision)
+            waiting = self._queues[key]
+            waiting.popleft()
+            if waiting:
+                self._turns.append(key)
+            else:
+                del self._queues[key]
+            flushers = list(self._flushers)
+        for wakeup in flushers:
+            wakeup.set()
+
+    def _hold(self, revision: int) -> None:
+        if revision not in self._counts:
+            heapq.heappush(self._revisions, revision)
+        self._counts[revision] = self._counts.get(revision, 0) + 1
+
+    def _release(self, revision: int) -> None:
+        self._counts[revision] -= 1
+        if not self._counts[revision]:
+            del self._counts[revision]
+
+
+class Callbacks:
+    """What one call of ``track`` asked to be told."""
+
+    def __init__(
+        self,
+        *,
+        on_content: Callback | None,
+        on_status: Callback | None,
+        on_event: Callback | None,
+        by_status: dict[MessageStatus, Callback | None],
+    ) -> None:
+        named = {
+            "on_content": on_content,
+            "on_status": on_status,
+            "on_event": on_event,
+            **{f"on_{status}": callback for status, callback in by_status.items()},
+        }
+        for name, callback in named.items():
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{name} must be callable, not {callback!r}")
+        self._named = {name: callback for name, callback in named.items() if callback is not None}
+
+    def __bool__(self) -> bool:
+        return bool(self._named)
+
+    def of(self, event: Event) -> tuple[tuple[str, Callback], ...]:
+        """Those for an event, in their order."""
+        names = []
+        if event.changes_content:
+            names.append("on_content")
+        if event.changes_status:
+            names += ["on_status", f"on_{event.status}"]
+        names.append("on_event")
+        return tuple((name, self._named[name]) for name in names if name in self._named)

@@ -1,0 +1,267 @@
+"""Promise 8: callbacks can't hurt."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.clock import SystemClock, unhandled_hook
+from pytest_claude_comms.dispatch import MOST_THREADS, Callback, Dispatcher
+from pytest_claude_comms.records import Change
+from pytest_claude_comms.status import MessageStatus
+from pytest_claude_comms.testing.fake_clock import FakeClock
+from pytest_claude_comms.tracking import Event, StatusTracker
+
+
+@pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    with FakeClock() as clock:
+        yield clock
+
+
+def event(revision: int, message_id: str = "m") -> Event:
+    change = Change(
+        revision=revision,
+        message_id=message_id,
+        thread_id="t",
+        at=datetime(2026, 1, 1, tzinfo=timezone.utc),
+        previous=None,
+        status=MessageStatus.PENDING,
+    )
+    return Event.of(change, StatusTracker(message_id))
+
+
+def named(*callbacks: Callback) -> tuple[tuple[str, Callback], ...]:
+    return tuple((f"on_{place}", callback) for place, callback in enumerate(callbacks))
+
+
+def test_one_trackers_callbacks_run_one_after_another_in_order(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    seen: list[tuple[float, str, int]] = []
+
+    def slow(each: Event) -> None:
+        seen.append((clock.elapsed, "begin", each.revision))
+        clock.sleep(1)
+        seen.append((clock.elapsed, "end", each.revision))
+
+    for revision in (1, 2, 3):
+        dispatcher.queue(event(revision), named(slow))
+    assert seen == [], "not in the poller's own thread"
+    assert dispatcher.flush()
+    assert seen == [
+        (0, "begin", 1),
+        (1, "end", 1),
+        (1, "begin", 2),
+        (2, "end", 2),
+        (2, "begin", 3),
+        (3, "end", 3),
+    ]
+
+
+def test_another_trackers_callbacks_are_not_delayed(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    seen: list[tuple[float, str]] = []
+    for number in range(MOST_THREADS - 1):
+        dispatcher.queue(event(number + 1, f"slow{number}"), named(lambda each: clock.sleep(100)))
+    for revision in (50, 51):
+        dispatcher.queue(
+            event(revision, "quick"),
+            named(lambda each: seen.append((clock.elapsed, each.message_id))),
+        )
+    clock.advance(1)
+    assert seen == [(0, "quick")] * 2
+
+
+def test_broken_version_with_one_thread_another_tracker_is_delayed(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_claude_comms.dispatch.MOST_THREADS", 1)
+    with pytest.raises(AssertionError):
+        test_another_trackers_callbacks_are_not_delayed(clock)
+
+
+def test_the_pool_is_small_and_all_get_their_turn(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    running: set[str] = set()
+    most: list[int] = []
+    seen: list[str] = []
+
+    def slow(each: Event) -> None:
+        running.add(each.message_id)
+        most.append(len(running))
+        clock.sleep(1)
+        running.discard(each.message_id)
+        seen.append(each.message_id)
+
+    for number in range(30):
+        dispatcher.queue(event(number + 1, f"m{number}"), named(slow))
+    dispatcher.flush()
+    assert sorted(seen) == sorted(f"m{number}" for number in range(30))
+    assert max(most) == MOST_THREADS == 8
+    assert clock.elapsed == 4  # 30 of one second each by eight
+
+
+def test_its_threads_end(clock: FakeClock) -> None:
+    before = set(threading.enumerate())
+    dispatcher = Dispatcher(clock)
+    for number in range(20):
+        dispatcher.queue(event(number + 1, f"m{number}"), named(lambda each: clock.sleep(1)))
+    dispatcher.flush()
+    clock.run_until_idle()
+    for thread in set(threading.enumerate()) - before:
+        if "watchdog" not in thread.name:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_one_that_raises_is_reported_and_the_next_delivered() -> None:
+    reports: list[tuple[str, str]] = []
+    seen: list[int] = []
+
+    def raises(each: Event) -> None:
+        raise LookupError(f"callback {each.revision}")
+
+    dispatcher = Dispatcher(SystemClock())
+    with unhandled_hook(lambda error, what: reports.append((str(error), what))):
+        for revision in (1, 2):
+            dispatcher.queue(
+                event(revision), named(raises, lambda each: seen.append(each.revision))
+            )
+        assert dispatcher.flush(60)
+    assert seen == [1, 2], "the other callbacks of the same event too"
+    assert reports == [
+        ("callback 1", "on_0 of message 'm' at revision 1"),
+        ("callback 2", "on_0 of message 'm' at revision 2"),
+    ]
+    assert dispatcher.oldest() is None
+
+
+def test_even_system_exit_stops_nothing() -> None:
+    reports: list[BaseException] = []
+    dispatcher = Dispatcher(SystemClock())
+    with unhandled_hook(lambda error, what: reports.append(error)):
+        dispatcher.queue(event(1), (("on_x", lambda each: sys.exit(1)),))
+        dispatcher.queue(event(2), named(lambda each: None))
+        assert dispatcher.flush(60)
+    assert [type(error) for error in reports] == [SystemExit]
+
+
+def test_flush_waits_for_what_was_queued_so_far_only(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+
+    def queues_more(each: Event) -> None:
+        clock.sleep(1)
+        if each.revision < 100:
+            dispatcher.queue(event(each.revision + 1), named(queues_more))
+
+    dispatcher.queue(event(1), named(queues_more))
+    assert dispatcher.flush() is True
+    assert clock.elapsed == 1
+
+
+def test_flush_has_patience(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    assert dispatcher.flush(0) is True
+    dispatcher.queue(event(1), named(lambda each: clock.sleep(10)))
+    assert dispatcher.flush(3) is False
+    assert clock.elapsed == 3
+    assert dispatcher.flush() is True
+    with pytest.raises(ValueError, match="^timeout must be between"):
+        dispatcher.flush(-1)
+    with pytest.raises(ValueError, match="^timeout must be between"):
+        dispatcher.flush(float("nan"))
+
+
+@pytest.mark.parametrize("kind", ["fake", "system"])
+def test_flush_in_a_callback_is_refused(clock: FakeClock, kind: str) -> None:
+    dispatcher = Dispatcher(clock if kind == "fake" else SystemClock())
+    errors: list[str] = []
+
+    def flushes(each: Event) -> None:
+        try:
+            dispatcher.flush()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    dispatcher.queue(event(1), named(flushes))
+    assert dispatcher.flush(60)
+    assert errors == ["flush() in a callback would wait for that callback itself"]
+
+
+def test_oldest_is_the_lowest_revision_not_returned(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    assert dispatcher.oldest() is None
+
+    def sleeps(span: float) -> Callback:
+        return lambda each: clock.sleep(span)
+
+    for revision, message_id, span in ((5, "a", 1), (6, "b", 2), (5, "a", 2), (9, "c", 0)):
+        dispatcher.queue(event(revision, message_id), named(sleeps(span)))
+    seen = [(clock.elapsed, dispatcher.oldest())]
+    for _ in range(3):
+        clock.advance(1)
+        seen.append((clock.elapsed, dispatcher.oldest()))
+    assert seen == [(0, 5), (1, 5), (2, 5), (3, None)]
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again() -> None:
+    class Poor(SystemClock):
+        refuse = True
+
+        def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if self.refuse:
+                raise RuntimeError("can't start new thread")
+            return super().spawn(f, *args, **kwargs)
+
+    clock = Poor()
+    dispatcher = Dispatcher(clock)
+    seen: list[int] = []
+    for number in range(MOST_THREADS + 1):
+        with pytest.raises(RuntimeError, match="^can't start new thread$"):
+            dispatcher.queue(
+                event(number + 1, f"m{number}"), named(lambda each: seen.append(each.revision))
+            )
+    clock.refuse = False
+    dispatcher.queue(event(99, "last"), named(lambda each: seen.append(each.revision)))
+    assert dispatcher.flush(60)
+    assert seen == [*range(1, MOST_THREADS + 2), 99]
+
+
+def test_a_callback_takes_no_fake_time_but_what_it_sleeps(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    seen: list[float] = []
+
+    def callback(each: Event) -> None:
+        threading.Event().wait(0.02)  # real work
+        seen.append(clock.elapsed)
+
+    clock.at(1, lambda: dispatcher.queue(event(1), named(callback)))
+    clock.at(1.000001, seen.append, -1)
+    clock.sleep(2)
+    assert seen == [1, -1]
+
+
+def test_many_writers_on_the_system_clock_keep_each_trackers_order() -> None:
+    dispatcher = Dispatcher(SystemClock())
+    seen: dict[str, list[int]] = {f"m{number}": [] for number in range(12)}
+
+    def queues(message_id: str) -> None:
+        for revision in range(1, 201):
+            dispatcher.queue(
+                event(revision, message_id),
+                named(lambda each: seen[message_id].append(each.revision)),
+            )
+
+    threads = [threading.Thread(target=queues, args=(name,)) for name in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dispatcher.flush(120)
+    assert all(revisions == list(range(1, 201)) for revisions in seen.values())
+    assert dispatcher.oldest() is None

@@ -1,0 +1,238 @@
+"""A store that is busy, breaks, is closed or has forgotten (promises 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.errors import (
+    HistoryGone,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    WaitTimeout,
+)
+from pytest_claude_comms.polling import MessagePoller
+from pytest_claude_comms.stores.memory import MemoryConversationStore
+from pytest_claude_comms.testing.fake_clock import FakeClock
+
+
+class Flaky(MemoryConversationStore):
+    """Its ``changes`` raises ``error`` as long as ``trouble`` says so."""
+
+    trouble = 0
+    error: StoreError = StoreBusy("/comms.db", 5.0)
+
+    def changes(self, *args: Any, **kwargs: Any) -> Any:
+        if self.trouble:
+            self.trouble -= 1
+            raise self.error
+        return super().changes(*args, **kwargs)
+
+
+@pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    with FakeClock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> Iterator[Flaky]:
+    with Flaky(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "x", status="pending", message_id="m")
+        yield store
+
+
+@pytest.mark.parametrize(
+    "error", [StoreBusy("/comms.db", 5), StoreError("disk", outcome="unknown")]
+)
+def test_wait_survives_a_store_in_trouble(
+    store: Flaky, clock: FakeClock, error: StoreError
+) -> None:
+    poller = MessagePoller(store, interval=0.5)
+    poller.track("m")
+    store.update_message("m", status="complete")
+    store.error, store.trouble = error, 5
+    assert poller.wait("m").is_terminal, "nothing else is due: it looks again by itself"
+    assert clock.elapsed == 2.5
+
+
+def test_wait_survives_trouble_while_it_begins(store: Flaky, clock: FakeClock) -> None:
+    store.trouble = 4
+    clock.at(1, store.update_message, "m", status="complete")
+    assert MessagePoller(store).wait("m", timeout=9).is_terminal
+    assert clock.elapsed == 1
+
+
+def test_trouble_while_a_wait_begins_with_work_outside(store: Flaky, clock: FakeClock) -> None:
+    """Time stands still then, and yet it looks again."""
+    store.trouble = 4
+    store.update_message("m", status="complete")
+    with clock.outside("a child"):
+        assert MessagePoller(store).wait("m", timeout=9).is_terminal
+    assert clock.elapsed == 0
+
+
+def test_the_thread_survives_it_and_delivers_what_came_meanwhile(
+    store: Flaky, clock: FakeClock
+) -> None:
+    told: list[tuple[float, int]] = []
+    with MessagePoller(store, interval=1) as poller:
+        poller.track("m", on_event=lambda event: told.append((clock.elapsed, event.revision)))
+        clock.advance(0)
+        store.trouble = 10
+        clock.at(1, store.update_message, "m", append="x")
+        clock.at(2, store.update_message, "m", append="y")
+        clock.at(60, store.update_message, "m", status="complete")
+        clock.run_until_idle()
+    assert [revision for _, revision in told] == [1, 2, 3, 4]
+    assert told[-1] == (60, 4)
+    assert 8 <= told[1][0] <= 11, "as soon as the store answers again"
+
+
+def test_patience_ends_in_trouble_too_and_the_page_says_so(store: Flaky, clock: FakeClock) -> None:
+    poller = MessagePoller(store)
+    poller.track("m")
+    store.trouble = 10**6
+    with pytest.raises(WaitTimeout, match="the store could not be read at the last poll\n"):
+        poller.wait("m", timeout=5)
+    assert clock.elapsed == 5
+
+
+def test_trouble_that_does_not_end_is_raised(store: Flaky, clock: FakeClock) -> None:
+    poller = MessagePoller(store)
+    poller.track("m")
+    store.trouble = 10**6
+    with pytest.raises(StoreBusy, match=r"^/comms\.db was busy for 5 s"):
+        poller.wait("m")
+    assert 60 < clock.elapsed < 61
+
+
+def test_trouble_that_does_not_end_ends_the_thread_and_the_block_raises(
+    store: Flaky, clock: FakeClock
+) -> None:
+    with pytest.raises(StoreBusy), MessagePoller(store):
+        clock.advance(0)
+        store.trouble = 10**6
+        store.update_message("m", append="x")
+        clock.advance(100)
+
+
+def test_poll_once_raises_what_the_store_raises(store: Flaky) -> None:
+    poller = MessagePoller(store)
+    poller.track("m")
+    store.update_message("m", append="x")
+    store.trouble = 1
+    with pytest.raises(StoreBusy):
+        poller.poll_once()
+    assert [event.revision for event in poller.poll_once()] == [2]
+
+
+FATAL = [StoreClosed("memory:"), HistoryGone("it was replaced", store="memory:", since=1)]
+
+
+@pytest.mark.parametrize("error", FATAL)
+def test_what_is_final_reaches_every_waiter(
+    store: Flaky, clock: FakeClock, error: StoreError
+) -> None:
+    store.error = error
+    reached: list[tuple[float, str]] = []
+
+    def waits(name: str) -> None:
+        try:
+            poller.wait(name)
+        except StoreError as caught:
+            reached.append((clock.elapsed, str(caught)))
+
+    with MessagePoller(store) as poller:
+        for name in ("m", "n", "o"):
+            clock.spawn(waits, name)
+        clock.advance(1)
+        store.trouble = 1  # for one of them, or for the poller's own thread
+        store.add_message("t", "x")
+        clock.advance(1)
+        store.trouble = 10**6
+        store.add_message("t", "x")
+        clock.advance(1)
+        assert [str(error)] * 3 == [text for _, text in reached]
+
+
+@pytest.mark.parametrize("error", FATAL)
+def test_what_is_final_and_nobody_saw_is_raised_at_the_end_of_the_block(
+    store: Flaky, clock: FakeClock, error: StoreError
+) -> None:
+    store.error = error
+    with pytest.raises(type(error)) as caught, MessagePoller(store):
+        clock.advance(0)
+        store.trouble = 1
+        store.update_message("m", append="x")
+        clock.advance(1)
+    assert caught.value is error
+
+
+def test_what_a_waiter_saw_is_not_raised_again(store: Flaky, clock: FakeClock) -> None:
+    store.error = FATAL[1]
+    with MessagePoller(store) as poller:
+        clock.advance(0)
+        store.trouble = 1
+        store.update_message("m", append="x")
+        clock.advance(1)
+        for _ in range(2):
+            with pytest.raises(HistoryGone):
+                poller.wait("m", timeout=5)
+    assert clock.elapsed == 1
+
+
+def test_a_store_that_is_closed_under_a_waiting_poller(store: Flaky, clock: FakeClock) -> None:
+    poller = MessagePoller(store)
+    clock.at(3, store.close)
+    with pytest.raises(StoreClosed, match="^the store memory: is closed; open it again with"):
+        poller.wait("m", timeout=5)
+    with pytest.raises(StoreClosed):
+        poller.poll_once()
+
+
+def test_history_trimmed_behind_the_cursor_is_never_silence(store: Flaky) -> None:
+    poller = MessagePoller(store)
+    for _ in range(9):
+        store.update_message("m", append="x")
+    del store._state._changes[:5]
+    with pytest.raises(
+        HistoryGone, match=r"after revision 1 is gone: changes up to revision 5 were"
+    ):
+        poller.poll_once()
+    with pytest.raises(HistoryGone):
+        poller.wait("m", timeout=1)
+    with pytest.raises(HistoryGone):
+        MessagePoller(store, since=4)
+    MessagePoller(store, since=5)
+
+
+def test_broken_version_a_poller_that_takes_trouble_for_the_end(
+    store: Flaky, clock: FakeClock
+) -> None:
+    class Touchy(MessagePoller):
+        def _survive(self, error: StoreError) -> None:
+            raise error
+
+    poller = Touchy(store)
+    poller.track("m")
+    store.trouble = 1
+    with pytest.raises(StoreBusy):
+        poller.wait("m", timeout=9)
+
+
+def test_broken_version_a_poller_that_takes_the_end_for_trouble(
+    store: Flaky, clock: FakeClock
+) -> None:
+    class Deaf(MessagePoller):
+        def _survive(self, error: StoreError) -> None:
+            self._trouble_since_us = 0
+
+    poller = Deaf(store)
+    clock.at(1, store.close)
+    with pytest.raises(WaitTimeout):
+        poller.wait("m", timeout=9)

@@ -1,0 +1,357 @@
+"""Waiting is not deciding (promise 7): wait, wait_all, wait_any, watch."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.errors import ClockDeadlock, WaitTimeout
+from pytest_claude_comms.polling import MessagePoller, poll_message_until_complete
+from pytest_claude_comms.stores.memory import MemoryConversationStore
+from pytest_claude_comms.testing.fake_clock import FakeClock
+
+
+@pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    with FakeClock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> Iterator[MemoryConversationStore]:
+    with MemoryConversationStore(clock=clock) as store:
+        store.create_thread("PDF schema", thread_id="t")
+        yield store
+
+
+@pytest.fixture
+def poller(store: MemoryConversationStore) -> MessagePoller:
+    return MessagePoller(store)
+
+
+def add(store: MemoryConversationStore, *names: str, **more: Any) -> None:
+    for name in names:
+        store.add_message("t", "x", message_id=name, **{"status": "pending", **more})
+
+
+@pytest.mark.parametrize("status", ["complete", "failed", "timeout", "cancelled"])
+def test_wait_returns_at_any_end_and_at_once(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller, status: str
+) -> None:
+    add(store, "m")
+    clock.at(3, store.update_message, "m", status="processing")
+    clock.at(7, store.update_message, "m", status=status)
+    tracker = poller.wait("m", timeout=60)
+    assert tracker.status == status
+    assert clock.elapsed == 7
+    assert poller.wait("m", timeout=0) is tracker
+
+
+def test_wait_before_the_message_exists(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    clock.at(2, add, store, "m", status="complete")
+    assert poller.wait("m").statuses == ["complete"]
+    assert clock.elapsed == 2
+
+
+def test_patience_ends_in_wait_timeout_and_leaves_the_message_alone(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "m")
+    clock.at(3, store.update_message, "m", status="processing")
+    clock.at(3.4, store.update_message, "m", append="x" * 1204)
+    with pytest.raises(WaitTimeout) as caught:
+        poller.wait("m", timeout=30)
+    assert str(caught.value).splitlines() == [
+        'message m (thread "PDF schema") did not reach a terminal status within 30.0 s',
+        "  now      2026-01-01T00:00:30Z (fake clock, 3 jumps)",
+        "  status   processing for 27.0 s, 1,204 characters",
+        "  history  #1   +0.0 s  pending",
+        "           #2   +3.0 s  pending -> processing",
+        "           #3   +3.4 s  content 1,204",
+        "  poller   4 polls, cursor 3, last change 26.6 s ago",
+        "  hint     no deadline is set on this message; its writer may be gone",
+    ]
+    assert isinstance(caught.value, TimeoutError)
+    assert (caught.value.message_ids, caught.value.timeout) == (("m",), 30)
+    assert store.cursor() == 3
+    assert clock.elapsed == 30
+
+
+def test_the_page_for_a_message_that_is_not_there(poller: MessagePoller) -> None:
+    with pytest.raises(WaitTimeout) as caught:
+        poller.wait("\x1b[31mm", timeout=0.05)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == r"message \x1b[31mm did not reach a terminal status within 0.05 s"
+    assert lines[2] == "  status   unknown: the message does not exist"
+    assert lines[3] == "  history  nothing yet"
+    assert lines[-1].startswith("  hint     nobody has added a message with this id;")
+
+
+def test_the_page_tells_of_a_deadline_to_come(
+    store: MemoryConversationStore, poller: MessagePoller
+) -> None:
+    add(store, "m", timeout=90)
+    with pytest.raises(WaitTimeout) as caught:
+        poller.wait("m", timeout=60)
+    assert str(caught.value).splitlines()[-1] == (
+        "  hint     its own deadline comes at 2026-01-01T00:01:30Z, after this patience ended"
+    )
+
+
+def test_a_last_poll_is_made_before_wait_timeout(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    """What is written at the very instant at which patience ends is still seen."""
+    add(store, "m")
+    clock.at(5, store.update_message, "m", status="complete")
+    assert poller.wait("m", timeout=5).status == "complete"
+    assert clock.elapsed == 5
+
+
+def test_broken_version_without_the_last_poll(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    class Hasty(MessagePoller):
+        def _poll_patiently(self, mine: Any) -> None:
+            if clock.elapsed < 5:
+                super()._poll_patiently(mine)
+
+    with pytest.raises(WaitTimeout):
+        test_a_last_poll_is_made_before_wait_timeout(store, clock, Hasty(store))
+
+
+def test_patience_of_nothing_looks_once(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "m")
+    with pytest.raises(WaitTimeout, match=r"within 0\.0 s\n"):
+        poller.wait("m", timeout=0)
+    store.update_message("m", status="complete")
+    assert poller.wait("m", timeout=0).is_terminal
+    assert clock.elapsed == 0
+
+
+@pytest.mark.parametrize("timeout", [-1, math.nan, math.inf, -math.inf])
+def test_a_patience_that_is_none_is_refused_before_anything_is_tracked(
+    poller: MessagePoller, timeout: float
+) -> None:
+    for wait in (poller.wait, poller.watch):
+        with pytest.raises(ValueError, match="^timeout must be between 0 and 1e11 seconds"):
+            wait("m", timeout)
+    for wait_more in (poller.wait_all, poller.wait_any):
+        with pytest.raises(ValueError, match="^timeout must be between"):
+            wait_more(["m"], timeout)
+    with pytest.raises(TypeError, match="^timeout must be a number of seconds, not '3'$"):
+        poller.wait("m", "3")  # type: ignore[arg-type]
+    assert repr(poller).endswith("0 tracked>")
+
+
+def test_wait_all_returns_in_the_order_given(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "a", "b", "c")
+    for second, name in enumerate("cab", 1):
+        clock.at(second, store.update_message, name, status="complete")
+    trackers = poller.wait_all(iter(["b", "c", "a", "b"]))
+    assert [tracker.message_id for tracker in trackers] == ["b", "c", "a", "b"]
+    assert clock.elapsed == 3
+    assert poller.wait_all([]) == []
+    assert poller.wait_all([], timeout=0) == []
+
+
+def test_wait_all_says_who_is_missing(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "a", "b")
+    clock.at(1, store.update_message, "a", status="complete")
+    with pytest.raises(WaitTimeout) as caught:
+        poller.wait_all(["a", "b", "nobody"], timeout=2)
+    assert caught.value.message_ids == ("b", "nobody")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        '2 of 3 messages, the first message b (thread "PDF schema"), did not reach a terminal '
+        "status within 2.0 s"
+    )
+    assert "  waiting  b pending" in lines
+    assert "           nobody unknown" in lines
+
+
+def test_wait_any_returns_the_first_by_revision(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "a", "b", "c")
+
+    def both() -> None:
+        store.update_message("c", status="failed")
+        store.update_message("a", status="complete")
+
+    clock.at(4, both)
+    assert poller.wait_any(["a", "b", "c"]).message_id == "c"
+    assert clock.elapsed == 4
+    store.update_message("c", metadata={"late": True})
+    assert poller.wait_any(["a", "b", "c"]).message_id == "c", "metadata is no end"
+    with pytest.raises(ValueError, match="^wait_any.. needs at least one message to wait for$"):
+        poller.wait_any([])
+    with pytest.raises(WaitTimeout):
+        poller.wait_any(["b"], timeout=1)
+
+
+@pytest.mark.parametrize("one", ["m", {"message_id": "m"}])
+def test_one_message_for_several_is_refused(poller: MessagePoller, one: Any) -> None:
+    for wait in (poller.wait_all, poller.wait_any):
+        with pytest.raises(TypeError, match="^expected several messages, not one: "):
+            wait(one)
+
+
+def test_watch_yields_history_first_and_ends_after_the_end(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "m")
+    clock.at(1, store.update_message, "m", status="processing")
+    clock.at(2, store.update_message, "m", append="x")
+    clock.at(5, store.update_message, "m", status="complete")
+    clock.at(5, store.update_message, "m", metadata={"after": "the end"})
+    seen = [(clock.elapsed, event.revision, event.kind) for event in poller.watch("m", timeout=9)]
+    assert seen == [(0, 1, "created"), (1, 2, "status"), (2, 3, "content"), (5, 4, "status")]
+    assert [event.revision for event in poller.watch("m", timeout=0)] == [1, 2, 3, 4]
+
+
+def test_the_patience_of_watch_is_for_all_of_it_and_starts_with_the_call(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "m")
+    events = poller.watch("m", timeout=10)
+    clock.advance(4)
+    assert next(events).revision == 1
+    for second in (5, 9):
+        clock.at(second, store.update_message, "m", append="x")
+    assert [next(events).revision, next(events).revision] == [2, 3]
+    with pytest.raises(WaitTimeout):
+        next(events)
+    assert clock.elapsed == 10
+
+
+def test_wait_without_patience_for_what_never_comes_is_a_deadlock(
+    store: MemoryConversationStore, poller: MessagePoller
+) -> None:
+    add(store, "m")
+    with pytest.raises(
+        ClockDeadlock, match=r"the test waits for message m \(pending\) to end since"
+    ):
+        poller.wait("m")
+    with pytest.raises(ClockDeadlock, match=r"message m \(pending\) and 1 more to end"):
+        poller.wait_all(["m", "n"])
+
+
+def test_wait_in_a_callback_and_in_actors(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "a", "b")
+    seen: list[tuple[str, float]] = []
+    poller.track("a", on_complete=lambda event: seen.append((str(poller.wait("b")), clock.elapsed)))
+    clock.spawn(lambda: seen.append((poller.wait("a").message_id, clock.elapsed)))
+    clock.at(1, store.update_message, "a", status="complete")
+    clock.at(2, store.update_message, "b", status="complete")
+    clock.run_until_idle()
+    poller.flush()
+    assert seen == [("a", 1), ("<StatusTracker 'b': pending -> complete>", 2)]
+
+
+def test_the_same_wait_with_a_started_poller(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    add(store, "m")
+    clock.at(3, store.update_message, "m", status="complete")
+    with MessagePoller(store) as poller:
+        assert poller.wait("m", timeout=9).is_terminal
+        assert clock.elapsed == 3
+
+
+def test_poll_message_until_complete(store: MemoryConversationStore, clock: FakeClock) -> None:
+    add(store, "m")
+    clock.at(3, store.update_message, "m", status="failed", error="no")
+    message = poll_message_until_complete(store, "m", timeout=5)
+    assert (message.status, message.error, message) == ("failed", "no", store.get_message("m"))
+    add(store, "n")
+    with pytest.raises(WaitTimeout):
+        poll_message_until_complete(store, "n", timeout=5)
+
+
+# -- the lost wake-up
+
+
+def test_a_commit_between_the_look_and_the_wait_ends_the_wait(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    """At every point of a wait at which the store is asked something, somebody writes."""
+    for place in range(1, 8):
+        name = f"m{place}"
+        add(store, name)
+        calls = [0]
+
+        poller = MessagePoller(store)
+        real = store.changes
+
+        def changes(*args: Any, **kwargs: Any) -> Any:
+            found = real(*args, **kwargs)
+            calls[0] += 1
+            if calls[0] == place:
+                store.update_message(name, status="complete")
+            return found
+
+        store.changes = changes  # type: ignore[method-assign]
+        before = clock.elapsed
+        try:
+            if place <= 2:
+                assert poller.wait(name, timeout=100).is_terminal
+                assert clock.elapsed == before
+            else:
+                with pytest.raises(WaitTimeout):
+                    poller.wait(name, timeout=100)
+        finally:
+            store.changes = real  # type: ignore[method-assign]
+
+
+def test_broken_version_subscribing_after_the_look_loses_the_wake_up(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    class Late(MessagePoller):
+        def _listen(self) -> Any:
+            return self.clock.wakeup(polls=True), lambda: None
+
+    add(store, "m")
+    poller = Late(store)
+    clock.at(1, store.update_message, "m", status="complete")
+    assert poller.wait("m", timeout=100).is_terminal
+    assert clock.elapsed == 100, "only the last poll saw it"
+
+
+def test_no_wake_up_is_lost_among_real_threads() -> None:
+    """Each of many waits ends by the commit, not by its beat: that one is an hour away."""
+    with MemoryConversationStore() as store:
+        store.create_thread(thread_id="t")
+        poller = MessagePoller(store, interval=3600)
+        for number in range(200):
+            name = f"m{number}"
+            add(store, name)
+            begun = threading.Barrier(3)
+            ended: list[str] = []
+
+            def waits() -> None:
+                begun.wait()
+                ended.append(str(poller.wait(name).status))
+
+            threads = [threading.Thread(target=waits, daemon=True) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            begun.wait()
+            store.update_message(name, status="complete")
+            for thread in threads:
+                thread.join(60)
+            assert ended == ["complete"] * 2, f"lost in round {number}"
