@@ -1,0 +1,361 @@
+"""A clock that a test moves, and that threads obey."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any
+
+from ..clock import SECOND, Backoff, Clock, Handle, Wakeup, Why, seconds_to_us, to_us
+from .freeze import Freeze
+from .scheduler import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, Scheduler
+from .watchdog import Watchdog
+
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+class FakeClock(Clock):
+    """Time that passes only when everybody waits for it, and then at once.
+
+    It counts whole microseconds from ``start`` (aware; 2026-01-01 UTC by default). The test, a
+    started poller, callbacks and what ``spawn``, ``at`` and ``after`` run are its *actors*: one
+    of them runs at a time, and when all of them wait, time jumps to the next thing that is due.
+    Time moves only inside ``advance``, ``sleep``, ``run_until_idle``, ``join`` and the poller's
+    waiting methods. The same script gives the same events in the same order, every time.
+
+    While installed (the ``clock`` fixture does it), ``time.time``, ``datetime.now`` and the like
+    show fake time, and ``time.sleep`` waits on this clock when an actor calls it.
+
+    What stays real: ``Event.wait``, ``queue.get`` and ``Thread.join`` with a timeout, and every
+    thread that this clock did not start. A loop on ``time.monotonic()`` that does not sleep
+    never ends. An actor that blocks outside the clock fails the test with ClockDeadlock after
+    ``watchdog`` seconds of real time; so does a wait that nothing can end, at once.
+    """
+
+    def __init__(self, start: datetime = START, *, watchdog: float = 10.0) -> None:
+        self._start_us = to_us(start)
+        self.start = start
+        """The first instant."""
+        if seconds_to_us(watchdog, "watchdog") == 0:
+            raise ValueError("watchdog must be more than 0 seconds")
+        self._scheduler = Scheduler(watchdog, self._moved)
+        self._watchdog = Watchdog(self._scheduler)
+        self._freeze: Freeze | None = None
+        self.jumps = 0
+        """How often time has moved."""
+
+    # -- reading
+
+    def now_us(self) -> int:
+        return self._start_us + self._scheduler.now_us
+
+    def monotonic_us(self) -> int:
+        return self._scheduler.now_us
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._scheduler.now_us / SECOND
+
+    # -- moving
+
+    def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` pass for the actor that calls this; on a thread outside it is real."""
+        __tracebackhide__ = True
+        us = seconds_to_us(seconds, "seconds")
+        if self._scheduler.me() is None:
+            Real.sleep(seconds)
+        else:
+            self._scheduler.park(f"{seconds:g} s to pass", at_us=self._scheduler.now_us + us)
+
+    def advance(self, seconds: float) -> None:
+        """Let ``seconds`` pass and all happen that falls due, callbacks included.
+
+        Returns at exactly that instant, with everything settled. Only for the test itself.
+        Raises the error of an action, actor or callback, ValueError for a negative span.
+        """
+        __tracebackhide__ = True
+        self._only_the_test("advance")
+        us = seconds_to_us(seconds, "seconds")
+        self._scheduler.park("advance", at_us=self._scheduler.now_us + us, order=SETTLED)
+
+    def run_until_idle(self) -> None:
+        """Let all happen that can, however late it is due. Only for the test itself."""
+        __tracebackhide__ = True
+        self._only_the_test("run_until_idle")
+        self._scheduler.park_until_idle()
+
+    # -- scheduling
+
+    def at(self, t: float, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
+        """Call ``f`` at ``t`` seconds after the start. Raises ValueError for the past.
+
+        At one instant, actions run in the order in which they were asked for, and before any
+        poller looks.
+        """
+        us = seconds_to_us(t, "t")
+        if us < self._scheduler.now_us:
+            raise ValueError(f"t={t:g} is past: it is +{self.elapsed:g} s, time can't go back")
+        return self._start_actor(f"{_name(f)} (for +{us / SECOND:g} s)", us, f, args, kwargs)
+
+    def after(self, d: float, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
+        """Call ``f`` in ``d`` seconds."""
+        us = self._scheduler.now_us + seconds_to_us(d, "d")
+        return self._start_actor(f"{_name(f)} (for +{us / SECOND:g} s)", us, f, args, kwargs)
+
+    def spawn(self, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
+        """Run ``f`` on a thread of its own, as an actor: it may sleep and wait on this clock."""
+        return self._start_actor(_name(f), None, f, args, kwargs)
+
+    def _start_actor(
+        self,
+        name: str,
+        at_us: int | None,
+        f: Callable[..., object],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Handle:
+        if not callable(f):
+            raise TypeError(f"{f!r} cannot be called; pass the function and its arguments apart")
+        self._scheduler.check_open()
+        self._watchdog.start()
+        actor = self._scheduler.start(name, partial(f, *args, **kwargs), at_us)
+        return _FakeHandle(self._scheduler, actor)
+
+    @contextmanager
+    def outside(self, what: str) -> Iterator[None]:
+        """Declare work in real time (a child process, a thread of your own): no time jumps
+        meanwhile, and a poller that waits looks for the writes of other processes."""
+        with self._scheduler.outside(what):
+            yield
+
+    # -- for the library
+
+    def wakeup(self, *, polls: bool = False) -> Wakeup:
+        return _FakeWakeup(self._scheduler, POLLS if polls else ORDINARY)
+
+    def lock(self) -> AbstractContextManager[object]:
+        return _FakeLock(self._scheduler)
+
+    def backoff(self, bound_us: int) -> Backoff:
+        return _FakeBackoff(self._scheduler, bound_us)
+
+    def unhandled(self, error: BaseException, what: str) -> None:
+        if isinstance(error, Killed):
+            raise error
+        self._scheduler.fail(error, what)
+
+    def describe(self) -> str:
+        jumps = "1 jump" if self.jumps == 1 else f"{self.jumps:,} jumps"
+        return f"fake clock, {jumps}"
+
+    # -- its life
+
+    def install(self) -> None:
+        """Show this clock's time to code that reads the standard library's."""
+        freeze = Freeze(self.start, self._sleep_of_anybody)
+        freeze.install()
+        self._freeze = freeze
+        freeze.move(self._scheduler.now_us)
+
+    def close(self) -> None:
+        """End all actors and put real time back.
+
+        Raises the first error of an actor that no call has raised yet (the others are its
+        context), RuntimeError for an actor that does not end.
+        """
+        __tracebackhide__ = True
+        self._watchdog.stop()
+        try:
+            stuck = self._scheduler.close()
+        finally:
+            if self._freeze is not None:
+                self._freeze.uninstall()
+                self._freeze = None
+        self._scheduler.raise_failures()
+        if stuck:
+            names = ", ".join(actor.name for actor in stuck)
+            raise RuntimeError(f"still running after the test's clock was closed: {names}")
+
+    def __enter__(self) -> FakeClock:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<FakeClock {self.now().isoformat()}, +{self.elapsed:g} s>"
+
+    def waiting(self) -> list[str]:
+        """Who waits for what, a line each, for a person."""
+        return self._scheduler.lines()
+
+    def _moved(self, us: int) -> None:
+        self.jumps += 1
+        if self._freeze is not None:
+            self._freeze.move(us)
+
+    def _sleep_of_anybody(self, seconds: float) -> None:
+        if self._freeze is None:  # kept by somebody who imported it while it stood for time.sleep
+            Real.sleep(seconds)
+        else:
+            self.sleep(seconds)
+
+    def _only_the_test(self, what: str) -> None:
+        if self._scheduler.me() is not self._scheduler.test:
+            raise RuntimeError(f"only the test itself may call {what}(); elsewhere use sleep()")
+
+
+class _FakeWakeup:
+    def __init__(self, scheduler: Scheduler, order: int) -> None:
+        self._scheduler = scheduler
+        self._order = order
+        self._set = False
+        self._waiter: Actor | None = None
+
+    def set(self) -> None:
+        self._set = True
+        waiter = self._waiter
+        if waiter is not None:
+            # By now a waiter whose time was up may wait for something else.
+            self._scheduler.wake(waiter, lambda: self._waiter is waiter)
+
+    def wait(
+        self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True
+    ) -> bool:
+        scheduler = self._scheduler
+        now_us = scheduler.now_us
+        self._waiter = scheduler.me()
+        try:
+            if self._waiter is None:
+                self._wait_outside(timeout_us)
+            else:
+                scheduler.park(
+                    why,
+                    at_us=None if timeout_us is None else now_us + timeout_us,
+                    beat_us=None if notified or beat_us is None else now_us + beat_us,
+                    beats=beat_us is not None,
+                    order=self._order,
+                    unless=lambda: self._set,
+                )
+        finally:
+            self._waiter = None
+            woken, self._set = self._set, False
+        return woken
+
+    def _wait_outside(self, timeout_us: int | None) -> None:
+        # A thread that this clock does not know: it looks at fake time in real time.
+        scheduler = self._scheduler
+        end_us = None if timeout_us is None else scheduler.now_us + timeout_us
+        while not self._set and (end_us is None or scheduler.now_us < end_us):
+            scheduler.check_open()
+            Real.sleep(0.001)
+
+
+class _FakeHandle:
+    def __init__(self, scheduler: Scheduler, actor: Actor) -> None:
+        self._scheduler = scheduler
+        self._actor = actor
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Let time pass until it has ended; False if ``timeout`` seconds pass before."""
+        us = None if timeout is None else seconds_to_us(timeout, "timeout")
+        return self._scheduler.join(
+            self._actor, None if us is None else self._scheduler.now_us + us
+        )
+
+    def is_alive(self) -> bool:
+        return not self._actor.done
+
+
+class _FakeLock:
+    """A lock whose holder may park; its waiters park too. Reentrant."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._mutex = threading.Lock()
+        self._owner: int | None = None
+        self._depth = 0
+        self._waiters: deque[tuple[int, _FakeWakeup]] = deque()
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._mutex:
+            if self._owner in (None, me):
+                self._owner = me
+                self._depth += 1
+                return
+            wakeup = _FakeWakeup(self._scheduler, ORDINARY)
+            self._waiters.append((me, wakeup))
+        try:
+            wakeup.wait(None, why="a lock that another actor holds")
+        except BaseException:  # the clock is closed, or nothing can happen any more
+            self._give_up(me, wakeup)
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        wakeup = None
+        with self._mutex:
+            self._depth -= 1
+            if self._depth:
+                return
+            self._owner = None
+            if self._waiters:
+                # Handed over, not put down: who waits is served before who comes again.
+                self._owner, wakeup = self._waiters.popleft()
+                self._depth = 1
+        if wakeup is not None:
+            wakeup.set()
+
+    def _give_up(self, me: int, wakeup: _FakeWakeup) -> None:
+        with self._mutex:
+            if (me, wakeup) in self._waiters:
+                self._waiters.remove((me, wakeup))
+                return
+        self.__exit__()
+
+
+class _FakeBackoff:
+    """Pauses in fake time, and gives the processor to other processes for a real millisecond."""
+
+    _LONGEST_US = 8_000
+    _LEAST_REAL = 1.0
+
+    def __init__(self, scheduler: Scheduler, bound_us: int) -> None:
+        self._scheduler = scheduler
+        self._bound_us = bound_us
+        self._start_us = scheduler.now_us
+        self._start_real = Real.monotonic()
+        self._next_us = 1_000
+
+    def pause(self) -> bool:
+        scheduler = self._scheduler
+        real = Real.monotonic() - self._start_real
+        outsider = scheduler.me() is None
+        left_us = self._start_us + self._bound_us - scheduler.now_us
+        if outsider:
+            left_us = self._bound_us - round(real * SECOND)
+        if left_us <= 0 and real >= self._LEAST_REAL:
+            return False
+        Real.sleep(0.001)
+        if not outsider:
+            step_us = max(0, min(self._next_us, left_us))
+            # It beats: while work is declared outside, time stands still and the holder may be it.
+            scheduler.park("a busy store", at_us=scheduler.now_us + step_us, beats=True)
+            self._next_us = min(2 * self._next_us, self._LONGEST_US)
+        return True
+
+    @property
+    def waited(self) -> float:
+        real = Real.monotonic() - self._start_real
+        return max(real, (self._scheduler.now_us - self._start_us) / SECOND)
+
+
+def _name(f: object) -> str:
+    while isinstance(f, partial):
+        f = f.func
+    return str(getattr(f, "__qualname__", None) or repr(f))

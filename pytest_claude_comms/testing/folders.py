@@ -1,0 +1,23 @@
+"""The folder of a test's store files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+_PARTS = ("", ".lock", ".journal")
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Files beside a closed store of ours that should be gone: temporary ones, open logs."""
+    ours = {f"store{suffix}{part}" for suffix in (".db", ".json") for part in _PARTS}
+    return [
+        f"the file {path}: the store was closed and this should be gone"
+        for path in sorted(folder.glob("store.*"))
+        if path.name not in ours
+    ]
+
+
+def remove(folder: Path) -> None:
+    """Remove it and what is in it; a file that another process holds open may stay (Windows)."""
+    shutil.rmtree(folder, ignore_errors=True)

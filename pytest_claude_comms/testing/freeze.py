@@ -1,0 +1,58 @@
+"""Shows fake time to code that reads the standard library's: freezegun, and ``time.sleep``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..errors import ClaudeCommsError
+
+_installed: list[object] = []
+
+
+class Freeze:
+    """One installation; at most one at a time in a process."""
+
+    def __init__(self, start: datetime, sleep: Callable[[float], None]) -> None:
+        self._start = start
+        self._sleep = sleep
+        self._real_sleep = time.sleep
+        self._freezer: Any = None
+        self._frozen: Any = None
+        self._us = 0
+
+    def install(self) -> None:
+        from freezegun import freeze_time
+
+        if _installed:
+            raise ClaudeCommsError("another fake clock is installed; one test has one clock")
+        _installed.append(self)
+        # Started once and then only moved: a start looks through every module (2 to 50 ms).
+        # pytest times its own phases by `_pytest.timing`; they take real time.
+        self._freezer = freeze_time(self._start, real_asyncio=True, ignore=["_pytest.timing"])
+        self._frozen = self._freezer.start()
+        self._replace_sleep(self._real_sleep, self._sleep)
+
+    def move(self, us: int) -> None:
+        """Show the instant ``us`` after the start."""
+        if self._frozen is not None:
+            self._frozen.tick(timedelta(microseconds=us - self._us))
+            self._us = us
+
+    def uninstall(self) -> None:
+        self._replace_sleep(self._sleep, self._real_sleep)
+        self._freezer.stop()
+        self._frozen = None
+        _installed.remove(self)
+
+    @staticmethod
+    def _replace_sleep(old: object, new: object) -> None:
+        # freezegun leaves sleep alone. Modules that did `from time import sleep` have it as a
+        # global; some module namespaces are odd objects, so only real dicts are looked at.
+        for module in list(sys.modules.values()):
+            names = getattr(module, "__dict__", None)
+            if type(names) is dict and names.get("sleep") is old:
+                names["sleep"] = new

@@ -1,0 +1,78 @@
+"""What a test leaves behind: stores, pollers, threads, errors that nobody saw."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from weakref import WeakSet
+
+from .. import resources
+from ..clock import SystemClock
+
+_PATIENCE = 2.0
+"""Real seconds for which a thread that is about to end is given time."""
+
+
+class Leaks:
+    """Compares what is open after a test with what was open before."""
+
+    def __init__(self) -> None:
+        self._known: WeakSet[object] = WeakSet()
+        self._errors: list[tuple[BaseException, str]] = []
+
+    def unhandled(self, error: BaseException, what: str) -> None:
+        """Keep an error that was raised on a thread of ours."""
+        self._errors.append((error, what))
+
+    def adopt(self) -> None:
+        """What is there now is not the running test's, or may outlive it."""
+        for resource, _ in resources.left_open().values():
+            self._known.add(resource)
+        for thread in _threads():
+            self._known.add(thread)
+
+    def raise_error(self) -> None:
+        """Raise the first error that no caller saw; the others are named in a note."""
+        if not self._errors:
+            return
+        errors, self._errors = self._errors, []
+        error, what = errors[0]
+        add_note = getattr(error, "add_note", None)  # 3.11
+        if add_note is not None:
+            add_note(f"raised in {what}")
+            for other, where in errors[1:]:
+                add_note(f"also: {other!r} in {where}")
+        raise error
+
+    def found(self) -> list[str]:
+        """What the test left open, each with how to let go of it."""
+        if not self._suspects():
+            return []
+        # In a failed test the traceback still holds its locals; what only a cycle holds is let
+        # go here, and a thread that is just returning is waited for.
+        gc.collect()
+        clock = SystemClock()
+        until = clock.monotonic() + _PATIENCE
+        while (suspects := self._suspects()) and clock.monotonic() < until:
+            if not any(isinstance(suspect, threading.Thread) for suspect, _ in suspects):
+                break
+            clock.sleep(0.01)
+        for suspect, _ in suspects:  # reported once, not with every later test
+            self._known.add(suspect)
+        return [text for _, text in suspects]
+
+    def _suspects(self) -> list[tuple[object, str]]:
+        opened: list[tuple[object, str]] = [
+            (resource, text)
+            for resource, text in resources.left_open().values()
+            if resource not in self._known
+        ]
+        return opened + [
+            (thread, f"the thread {thread.name!r} is still running")
+            for thread in _threads()
+            if thread not in self._known
+        ]
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("claude-comms")]

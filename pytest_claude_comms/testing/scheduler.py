@@ -1,0 +1,524 @@
+"""Who may run, and what time it is: the heart of the fake clock.
+
+Actors take turns. Exactly one of them has the turn; it keeps it until it parks, which it can only
+do here. When nobody is ready, time jumps to the earliest timer. So a run depends on nothing but
+the order in which actors parked and timers were set, however many threads there are.
+
+At one instant come first the actors that may write (``ORDINARY``), then those that look at a
+store (``POLLS``), and last the test inside ``advance``, which finds all settled (``SETTLED``).
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from ..clock import SECOND, Why
+from ..errors import ClockDeadlock
+from .stacks import stack_of
+
+ORDINARY, POLLS, SETTLED = range(3)
+
+
+class Real:
+    """Real time, out of the reach of freezegun, which looks through module globals."""
+
+    monotonic = time.monotonic
+    sleep = time.sleep
+
+
+class Killed(BaseException):
+    """Unwinds an actor whose clock is closed. Not an Exception: user code must not catch it."""
+
+
+class Actor:
+    """Somebody who takes turns: the test, or a function on a thread of its own."""
+
+    def __init__(self, name: str, run: Callable[[], object] | None = None) -> None:
+        self.name = name
+        self.run = run
+        self.thread: threading.Thread | None = None
+        self.gate = threading.Lock()
+        """Released to give the turn."""
+        self.gate.acquire()
+        self.order = ORDINARY
+        self.why: Why = ""
+        self.since_us = 0
+        self.parked = False
+        self.done = False
+        self.woken = False
+        self.beats = False
+        self.beaten = False
+        """Whether it has its next turn only to look again."""
+        self.timers: list[Timer] = []
+        self.error: BaseException | None = None
+        self.joiners: list[Actor] = []
+
+
+class Timer:
+    """Something that is due at an instant. A weak one keeps nothing alive."""
+
+    __slots__ = ("actor", "at_us", "cancelled", "weak")
+
+    def __init__(self, at_us: int, actor: Actor, *, weak: bool = False) -> None:
+        self.at_us = at_us
+        self.actor = actor
+        self.weak = weak
+        self.cancelled = False
+
+
+class Scheduler:
+    """Turns and time for the actors of one fake clock. The thread that makes it is the test's."""
+
+    _MOST_TURNS = 1_000_000
+    """After so many turns ``run_until_idle`` gives up on ever being idle."""
+    _GLANCE = 0.01
+    """Real seconds between two looks of the waiting test: is an actor stuck, did another
+    process write?"""
+    paused = False
+    """While a person is in a debugger, of all of them: being stuck is fine then."""
+
+    def __init__(self, watchdog: float, moved: Callable[[int], None]) -> None:
+        self.now_us = 0
+        """Since the start."""
+        self.watchdog = watchdog
+        self.test = Actor("the test")
+        self.test.thread = threading.current_thread()
+        self.failures: list[tuple[BaseException, str]] = []
+        self._moved = moved
+        self._mutex = threading.RLock()
+        self._actors: list[Actor] = []
+        self._by_ident: dict[int, Actor] = {threading.get_ident(): self.test}
+        self._holder: Actor | None = self.test
+        self._ready: tuple[deque[Actor], deque[Actor], deque[Actor]] = (deque(), deque(), deque())
+        self._timers: list[tuple[int, int, int, Timer]] = []
+        self._strong = 0
+        self._cancelled = 0
+        self._number = count()
+        self._idle_since: int | None = None
+        """The turn at which ``run_until_idle`` began, while the test is in it."""
+        self._outside: list[str] = []
+        self._turns = 0
+        self._beaten_turns = 0
+        self._still = 0.0
+        """Real seconds for which the test has waited since anything happened."""
+        self._closed: str | None = None
+
+    # -- who is asking
+
+    def me(self) -> Actor | None:
+        """The actor of the calling thread; None for a thread outside the clock."""
+        return self._by_ident.get(threading.get_ident())
+
+    @property
+    def turns(self) -> int:
+        """How often the turn was passed on: what shows that something happens."""
+        return self._turns
+
+    @property
+    def holder(self) -> Actor | None:
+        return self._holder
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody beside the test has something left to do, now or when it is due."""
+        with self._mutex:
+            return bool(self._actors) or self._strong > 0
+
+    # -- actors
+
+    def start(self, name: str, run: Callable[[], object], at_us: int | None = None) -> Actor:
+        """Enrol a function: ready now, or due at an instant."""
+        actor = Actor(name, run)
+        with self._mutex:
+            self.check_open()
+            if at_us is None:
+                self._enrol(actor)
+            else:
+                actor.parked = True
+                self._set_timer(Timer(at_us, actor))
+            self._kick()
+        return actor
+
+    def _enrol(self, actor: Actor) -> None:
+        """Put an actor in line for the turn."""
+        if actor is not self.test and actor not in self._actors:
+            self._actors.append(actor)
+        actor.parked = False
+        self._ready[actor.order].append(actor)
+
+    def _give_turn(self, actor: Actor) -> None:
+        self._turns += 1
+        self._beaten_turns += actor.beaten
+        actor.beaten = False
+        self._holder = actor
+        if actor.thread is not None:
+            actor.gate.release()
+            return
+        actor.thread = threading.Thread(
+            target=_run_deep, args=(5, self._body, actor), name=actor.name, daemon=True
+        )
+        actor.thread.start()
+
+    def _body(self, actor: Actor) -> None:
+        self._by_ident[threading.get_ident()] = actor
+        try:
+            assert actor.run is not None
+            actor.run()
+        except Killed:
+            pass
+        except BaseException as error:  # noqa: BLE001 - pytest.fail() is no Exception
+            self.fail(error, actor.name)
+        finally:
+            del self._by_ident[threading.get_ident()]
+            with self._mutex:
+                actor.done = True
+                self._actors.remove(actor)
+                for joiner in actor.joiners:
+                    self._wake(joiner)
+                if self._holder is actor:
+                    self._pass_on()
+
+    def fail(self, error: BaseException, where: str) -> None:
+        """Keep an error for the test, which is to go on at once and raise it."""
+        with self._mutex:
+            self.failures.append((error, where))
+            self._wake(self.test)
+            self._kick()
+
+    # -- parking
+
+    def park(
+        self,
+        why: Why,
+        *,
+        at_us: int | None = None,
+        beat_us: int | None = None,
+        beats: bool = False,
+        order: int = ORDINARY,
+        unless: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Give up the turn until woken (True) or until ``at_us`` or ``beat_us`` (False).
+
+        ``unless`` is asked once no ``wake`` can come between its answer and the parking.
+        """
+        __tracebackhide__ = True
+        actor = self.me()
+        assert actor is not None
+        with self._mutex:
+            self.check_open()
+            if unless():
+                return True
+            actor.why, actor.since_us, actor.order = why, self.now_us, order
+            actor.woken, actor.parked, actor.beats = False, True, beats
+            if at_us is not None:
+                actor.timers.append(self._set_timer(Timer(max(at_us, self.now_us), actor)))
+            if beat_us is not None:
+                actor.timers.append(self._set_timer(Timer(beat_us, actor, weak=True)))
+            self._pass_on()
+        self._await_turn(actor)
+        return actor.woken
+
+    def park_until_idle(self) -> None:
+        """Let happen all that can happen: until nothing is ready and no strong timer is set."""
+        __tracebackhide__ = True
+        self._idle_since = self._turns
+        try:
+            while not self.park("until idle", order=SETTLED):
+                pass
+        finally:
+            self._idle_since = None
+
+    def join(self, target: Actor, at_us: int | None) -> bool:
+        """Park until ``target`` has ended."""
+        __tracebackhide__ = True
+        me = self.me()
+        if me is None:
+            while not target.done and (at_us is None or self.now_us < at_us):
+                self.check_open()
+                Real.sleep(0.001)
+            return target.done
+        target.joiners.append(me)
+        try:
+            while not target.done:
+                if not self.park(f"the end of {target.name}", at_us=at_us) and not target.done:
+                    return False
+        finally:  # else the target's end would cut short what this actor waits for by then
+            with self._mutex:
+                target.joiners.remove(me)
+        return True
+
+    def wake(self, actor: Actor, still: Callable[[], bool] = lambda: True) -> None:
+        """End an actor's wait, if ``still`` it is the one that is meant. From any thread."""
+        with self._mutex:
+            if still():
+                self._wake(actor)
+                self._kick()
+
+    def _wake(self, actor: Actor) -> None:
+        if actor.parked and not actor.done:
+            actor.woken = True
+            self._unpark(actor)
+
+    def _unpark(self, actor: Actor) -> None:
+        for timer in actor.timers:
+            self._cancel(timer)
+        actor.timers.clear()
+        self._enrol(actor)
+
+    def _await_turn(self, actor: Actor) -> None:
+        __tracebackhide__ = True
+        if actor is self.test:
+            self._await_as_test()
+        else:
+            actor.gate.acquire()
+            if self._closed is not None:
+                raise Killed
+        if actor.error is not None:
+            error, actor.error = actor.error, None
+            raise error
+
+    def _await_as_test(self) -> None:
+        __tracebackhide__ = True
+        # The test is the one who can fail, so it watches while the others have the turn.
+        seen, since = self._progress(), Real.monotonic()
+        still = self._still
+        while not self.test.gate.acquire(timeout=self._GLANCE):
+            with self._mutex:
+                if self._progress() != seen or self.paused:
+                    seen, since, still = self._progress(), Real.monotonic(), 0.0
+                elif still + Real.monotonic() - since >= self.watchdog:
+                    page = self.stuck_page()
+                    self._take_over()
+                    raise ClockDeadlock(page)
+                elif self._outside and self._holder is None:
+                    self._beat()
+        self._still = 0.0 if self._progress() != seen else still + Real.monotonic() - since
+        self.raise_failure()
+
+    def _progress(self) -> int:
+        # A poller that looked again in vain is no sign of life of what is outside.
+        return self._turns - self._beaten_turns
+
+    def raise_failure(self) -> None:
+        """Raise the first error of an actor that the test has not seen yet."""
+        __tracebackhide__ = True
+        with self._mutex:
+            if not self.failures:
+                return
+            error, where = self.failures.pop(0)
+        add_note = getattr(error, "add_note", None)  # 3.11
+        if add_note is not None:
+            add_note(f"raised in {where} at +{self.now_us / SECOND:g} s on the fake clock")
+        raise error
+
+    def raise_failures(self) -> None:
+        """Raise the first of them all, the others as its context: no call comes after this one."""
+        try:
+            self.raise_failure()
+        except BaseException as error:
+            last = error
+            with self._mutex:
+                rest, self.failures = self.failures, []
+            for other, _ in rest:
+                while last.__context__ is not None:
+                    last = last.__context__
+                if other is not last:
+                    last.__context__ = other
+            raise
+
+    def _take_over(self) -> None:
+        # Whoever has the turn never gave it back; when it comes to the clock it ends there.
+        self._closed = "an actor blocked outside the clock"
+        self._holder = self.test
+        self.test.parked = False
+
+    # -- passing the turn on
+
+    def _pass_on(self) -> None:
+        self._holder = None
+        if self._closed is not None:
+            return
+        chosen = self._choose()
+        if chosen is not None:
+            self._give_turn(chosen)
+
+    def _kick(self) -> None:
+        """After something changed from outside: go on, if nobody has the turn."""
+        if self._holder is None:
+            self._pass_on()
+
+    def _choose(self) -> Actor | None:
+        if self.failures:
+            return self._resume_test()
+        while True:
+            actor = self._next_now()
+            if actor is not None:
+                return actor
+            if self._outside:
+                return None
+            if self._strong == 0:
+                return self._nothing_due()
+            if self._idle_since is not None and self._turns - self._idle_since > self._MOST_TURNS:
+                busy = ", ".join(actor.name for actor in self._actors) or "actions"
+                self.test.error = ClockDeadlock(
+                    f"not idle after {self._MOST_TURNS:,} turns: {busy}"
+                )
+                return self._resume_test()
+            self.now_us = self._timers[0][0]
+            self._moved(self.now_us)
+
+    def _next_now(self) -> Actor | None:
+        """Whose turn it is at this instant."""
+        for order in (ORDINARY, POLLS, SETTLED):
+            if self._ready[order]:
+                return self._ready[order].popleft()
+            timer = self._due(order)
+            if timer is not None:
+                actor = timer.actor
+                self._unpark(actor)
+                self._ready[actor.order].remove(actor)
+                return actor
+        return None
+
+    def _due(self, order: int) -> Timer | None:
+        self._drop_cancelled()
+        if self._timers and self._timers[0][0] <= self.now_us and self._timers[0][1] <= order:
+            timer = heapq.heappop(self._timers)[3]
+            timer.cancelled = True
+            self._strong -= not timer.weak
+            return timer
+        return None
+
+    def _set_timer(self, timer: Timer) -> Timer:
+        key = (timer.at_us, timer.actor.order, next(self._number), timer)
+        heapq.heappush(self._timers, key)
+        self._strong += not timer.weak
+        return timer
+
+    def _cancel(self, timer: Timer) -> None:
+        if not timer.cancelled:
+            timer.cancelled = True
+            self._strong -= not timer.weak
+            self._cancelled += 1
+            if self._cancelled > 1000 and self._cancelled > len(self._timers) // 2:
+                self._timers = [entry for entry in self._timers if not entry[3].cancelled]
+                heapq.heapify(self._timers)
+                self._cancelled = 0
+
+    def _drop_cancelled(self) -> None:
+        while self._timers and self._timers[0][3].cancelled:
+            heapq.heappop(self._timers)
+            self._cancelled -= 1
+
+    def _nothing_due(self) -> Actor:
+        if self._idle_since is None:
+            self.test.error = ClockDeadlock(self.deadlock_page())
+        return self._resume_test()
+
+    def _resume_test(self) -> Actor:
+        """End the test's wait, whatever it waits for; it has the next turn."""
+        self._wake(self.test)
+        self._ready[self.test.order].remove(self.test)
+        return self.test
+
+    # -- work outside
+
+    @contextmanager
+    def outside(self, what: str) -> Iterator[None]:
+        """While inside, ``what`` goes on in real time and fake time stands still."""
+        with self._mutex:
+            self._outside.append(what)
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._outside.remove(what)
+                self._kick()
+
+    def _beat(self) -> None:
+        for actor in (*self._actors, self.test):
+            if actor.parked and actor.beats:
+                actor.beaten = True
+                self._unpark(actor)
+        self._kick()
+
+    # -- its end
+
+    def check_open(self) -> None:
+        """End who still uses a clock that has stopped."""
+        if self._closed is not None:
+            if self.me() in (None, self.test):
+                raise ClockDeadlock(f"this fake clock has stopped: {self._closed}")
+            raise Killed
+
+    def close(self) -> list[Actor]:
+        """End all actors; returns those that did not end within the watchdog's time."""
+        with self._mutex:
+            self._closed = self._closed or "the test is over"
+            self._timers.clear()
+            living = [actor for actor in self._actors if actor.thread is not None]
+        until = Real.monotonic() + self.watchdog
+        for actor in living:  # one after another: what they unwind may not be made for company
+            assert actor.thread is not None
+            if actor is not self._holder and actor.gate.locked():
+                actor.gate.release()
+            actor.thread.join(max(0.0, until - Real.monotonic()))
+        return [actor for actor in living if actor.thread is not None and actor.thread.is_alive()]
+
+    # -- pages for a person
+
+    def deadlock_page(self) -> str:
+        """All are parked and nothing is due."""
+        return "\n".join(
+            [
+                f"at +{self.now_us / SECOND:g} s on the fake clock all wait and nothing is due:",
+                *self.lines(),
+                "  hint     a thread of your own and a process are outside the clock: start the",
+                "           thread with clock.spawn(…), or wait inside clock.outside(…)",
+            ]
+        )
+
+    def lines(self) -> list[str]:
+        """Each actor, and what it waits for."""
+        return [self._line(actor) for actor in (self.test, *self._actors)]
+
+    def stuck_page(self) -> str:
+        """Somebody has the turn and does not give it back."""
+        holder = self._holder.name if self._holder else ", ".join(self._outside) or "nobody"
+        return "\n".join(
+            [
+                f"{holder} has not come back to the fake clock for {self.watchdog:g} real seconds:",
+                *(
+                    self._line(actor) + "\n" + stack_of(actor.thread)
+                    for actor in (self.test, *self._actors)
+                ),
+                "  hint     an actor may wait only on the clock: Event.wait, queue.get and",
+                "           Thread.join are real waits, and a loop on monotonic() must sleep;",
+                "           work of another process is declared with clock.outside(…)",
+            ]
+        )
+
+    def _lines_with_stacks(self) -> Iterator[str]:
+        for actor in (self.test, *self._actors):
+            yield self._line(actor)
+            yield stack_of(actor.thread)
+
+    def _line(self, actor: Actor) -> str:
+        if actor.parked:
+            why = actor.why if isinstance(actor.why, str) else actor.why()
+            return f"  {actor.name} waits for {why} since +{actor.since_us / SECOND:g} s"
+        return f"  {actor.name} runs"
+
+
+def _run_deep(depth: int, body: Callable[[Actor], None], actor: Actor) -> None:
+    # freezegun gives real time to whom it finds within five frames of the threading module.
+    if depth:
+        _run_deep(depth - 1, body, actor)
+    else:
+        body(actor)

@@ -1,0 +1,72 @@
+"""Ends a test that blocks outside the clock while it has the turn.
+
+The test's thread can wait for another actor and see that it is stuck; for the test itself
+nobody waits. So a thread looks after it, and interrupts a blocking call by a signal: SIGURG,
+which nothing else uses and which does nothing where nobody asked for it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from ..errors import ClockDeadlock
+from .scheduler import Real, Scheduler
+
+_SIGNAL = getattr(signal, "SIGURG", None)
+
+
+class Watchdog:
+    """Looks after the test's thread while other actors wait for it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._page: str | None = None
+        self._before: Any = None
+
+    def start(self) -> None:
+        """Begin, if this is Python's main thread on a system with such signals; once."""
+        if self._thread is not None or _SIGNAL is None:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._before = signal.signal(_SIGNAL, self._interrupt)
+        self._thread = threading.Thread(
+            target=self._watch, name="claude-comms watchdog", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread is not None and _SIGNAL is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+            # None: it was set by other means than Python's and cannot be put back.
+            signal.signal(_SIGNAL, signal.SIG_DFL if self._before is None else self._before)
+
+    @staticmethod
+    def pause_all(*, paused: bool) -> None:
+        """A person is in a debugger, and being stuck is fine; or is not any more."""
+        Scheduler.paused = paused
+
+    def _watch(self) -> None:
+        scheduler = self._scheduler
+        seen, since = scheduler.turns, Real.monotonic()
+        while not self._stop.wait(min(scheduler.watchdog / 4, 1.0)):
+            waited_for = scheduler.holder is scheduler.test and scheduler.awaited
+            if scheduler.turns != seen or not waited_for or scheduler.paused:
+                seen, since = scheduler.turns, Real.monotonic()
+            elif Real.monotonic() - since >= scheduler.watchdog:
+                self._page = scheduler.stuck_page()
+                since = Real.monotonic()
+                assert _SIGNAL is not None
+                signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._page is not None:
+            page, self._page = self._page, None
+            raise ClockDeadlock(page)

@@ -1,0 +1,702 @@
+"""DESIGN sections 4 (Clock) and 6 (Fake clock), sentence by sentence."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.clock import Clock
+from pytest_claude_comms.errors import ClockDeadlock
+from pytest_claude_comms.testing.fake_clock import FakeClock
+from pytest_claude_comms.testing.scheduler import ORDINARY, Scheduler
+
+
+@pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    with FakeClock() as clock:
+        yield clock
+
+
+def test_it_counts_microseconds_from_its_start(clock: FakeClock) -> None:
+    assert isinstance(clock, Clock)
+    assert clock.now() == datetime(2026, 1, 1, tzinfo=timezone.utc)
+    assert (clock.elapsed, clock.monotonic(), clock.monotonic_us()) == (0, 0, 0)
+    for _ in range(10):
+        clock.advance(0.1)
+    assert clock.elapsed == 1
+    assert clock.monotonic_us() == 1_000_000
+    assert clock.now() == datetime(2026, 1, 1, 0, 0, 1, tzinfo=timezone.utc)
+    assert repr(clock) == "<FakeClock 2026-01-01T00:00:01+00:00, +1 s>"
+    assert clock.describe() == "fake clock, 10 jumps"
+
+
+def test_it_may_start_elsewhere_but_not_nowhere() -> None:
+    start = datetime(1999, 12, 31, 23, 59, 59, 5, tzinfo=timezone.utc)
+    with FakeClock(start) as clock:
+        assert clock.now() == start
+    with pytest.raises(ValueError, match="has no time zone$"):
+        FakeClock(datetime(2026, 1, 1))
+    with pytest.raises(ValueError, match="^watchdog must be more than 0 seconds$"):
+        FakeClock(watchdog=0)
+
+
+def test_at_and_after_run_at_their_instants(clock: FakeClock) -> None:
+    seen: list[tuple[float, object]] = []
+    note: Callable[..., None] = lambda *a, **k: seen.append((clock.elapsed, (*a, *k.items())))
+    clock.at(3, note, 1, b=2)
+    clock.advance(1)
+    clock.after(1, note, "after")
+    assert seen == []
+    clock.advance(5)
+    assert seen == [(2, ("after",)), (3, (1, ("b", 2)))]
+    assert clock.elapsed == 6
+
+
+def test_the_past_is_a_value_error_and_the_present_is_not(clock: FakeClock) -> None:
+    clock.advance(2)
+    with pytest.raises(ValueError, match=r"^t=1\.5 is past: it is \+2 s, time can't go back$"):
+        clock.at(1.5, print)
+    with pytest.raises(ValueError, match="^d must be between 0 and 1e11 seconds, not -1$"):
+        clock.after(-1, print)
+    with pytest.raises(ValueError, match="^seconds must be between"):
+        clock.advance(-0.1)
+    with pytest.raises(ValueError, match="^seconds must be between"):
+        clock.sleep(float("nan"))
+    ran: list[float] = []
+    clock.at(2, lambda: ran.append(clock.elapsed))
+    clock.advance(0)
+    assert ran == [2]
+
+
+def test_what_cannot_be_called_is_refused_at_once(clock: FakeClock) -> None:
+    with pytest.raises(TypeError, match="^None cannot be called; pass the function"):
+        clock.at(1, None)  # type: ignore[arg-type]
+
+
+def test_order_at_one_instant(clock: FakeClock) -> None:
+    """Actions by registration, then who looks at a store, then the test in advance()."""
+    seen: list[str] = []
+
+    def poller() -> None:
+        clock.wakeup(polls=True).wait(5_000_000, why="it polls")
+        seen.append("poller")
+
+    def sleeper() -> None:
+        clock.sleep(5)
+        seen.append("sleeper")
+
+    clock.spawn(poller)
+    clock.at(5, seen.append, "first")
+    clock.at(5, seen.append, "second")
+    clock.spawn(sleeper)
+    clock.advance(0)  # the sleeper registers its instant here, after the two actions
+    clock.at(5, seen.append, "third")
+    clock.advance(5)
+    seen.append("advance")
+    assert seen == ["first", "second", "sleeper", "third", "poller", "advance"]
+
+
+def test_a_poller_woken_at_an_instant_comes_after_the_actions_of_that_instant(
+    clock: FakeClock,
+) -> None:
+    seen: list[str] = []
+    wakeup = clock.wakeup(polls=True)
+
+    def poller() -> None:
+        wakeup.wait(None, why="it polls")
+        seen.append("poller")
+
+    def first() -> None:
+        wakeup.set()
+        seen.append("first")
+
+    clock.spawn(poller)
+    clock.at(1, first)
+    clock.at(1, seen.append, "second")
+    clock.advance(1)
+    assert seen == ["first", "second", "poller"]
+
+
+def test_actions_are_actors_and_may_sleep(clock: FakeClock) -> None:
+    seen: list[float] = []
+
+    def action() -> None:
+        for _ in range(3):
+            clock.sleep(2)
+            seen.append(clock.elapsed)
+
+    clock.at(1, action)
+    clock.advance(4)
+    assert seen == [3]
+    clock.run_until_idle()
+    assert seen == [3, 5, 7]
+    assert clock.elapsed == 7
+
+
+def test_time_moves_only_inside_the_calls_that_say_so(clock: FakeClock) -> None:
+    seen: list[str] = []
+    clock.at(0, seen.append, "action")
+    handle = clock.spawn(seen.append, "spawned")
+    deadline = threading.Event()
+    deadline.wait(0.05)  # real time passes, fake time does not, and nobody runs
+    assert seen == []
+    assert clock.elapsed == 0
+    assert handle.is_alive()
+    assert handle.join() is True
+    assert seen[0] == "spawned"
+    assert clock.elapsed == 0
+
+
+@pytest.mark.parametrize("move", ["advance", "sleep", "join", "idle", "wait"])
+def test_each_of_the_calls_moves_time(clock: FakeClock, move: str) -> None:
+    handle = clock.spawn(clock.sleep, 3)
+    if move == "advance":
+        clock.advance(3)
+    elif move == "sleep":
+        clock.sleep(3)
+    elif move == "join":
+        assert handle.join()
+    elif move == "idle":
+        clock.run_until_idle()
+    else:
+        assert not clock.wakeup().wait(3_000_000, why="test")
+    assert clock.elapsed == 3
+
+
+def test_join_has_patience_and_does_not_spoil_a_later_wait(clock: FakeClock) -> None:
+    handle = clock.spawn(clock.sleep, 5)
+    assert handle.join(1) is False
+    assert clock.elapsed == 1
+    clock.sleep(10)  # the end of what was joined, at +5 s, is no reason to wake
+    assert clock.elapsed == 11
+    assert handle.join(0) is True
+
+
+def test_run_until_idle_without_anything_to_do(clock: FakeClock) -> None:
+    clock.run_until_idle()
+    assert clock.elapsed == 0
+
+
+def test_run_until_idle_gives_up_on_what_never_ends(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scheduler, "_MOST_TURNS", 500)
+
+    def for_ever() -> None:
+        while True:
+            clock.sleep(1)
+
+    clock.spawn(for_ever)
+    with pytest.raises(ClockDeadlock, match=r"^not idle after 500 turns: .*for_ever$"):
+        clock.run_until_idle()
+    clock.advance(1)  # and the clock is still of use
+
+
+def test_a_beat_is_no_work_for_run_until_idle_and_not_due_for_a_deadlock(
+    clock: FakeClock,
+) -> None:
+    wakeup = clock.wakeup(polls=True)
+    looks: list[float] = []
+
+    def poller() -> None:
+        while not wakeup.wait(None, why="it polls", beat_us=1_000_000, notified=False):
+            looks.append(clock.elapsed)
+
+    clock.spawn(poller)
+    clock.run_until_idle()
+    assert clock.elapsed == 0
+    with pytest.raises(ClockDeadlock):
+        clock.wakeup().wait(None, why="nothing")
+    clock.sleep(3.5)
+    assert looks == [1, 2, 3]
+    wakeup.set()
+    clock.run_until_idle()
+
+
+def test_a_beat_that_a_deadlock_left_behind_wakes_nobody(clock: FakeClock) -> None:
+    with pytest.raises(ClockDeadlock):
+        clock.wakeup().wait(None, why="nothing", beat_us=1_000_000, notified=False)
+    clock.sleep(5)
+    assert clock.elapsed == 5
+
+
+def test_a_notified_waiter_does_not_beat(clock: FakeClock) -> None:
+    jumps = clock.jumps
+    assert not clock.wakeup(polls=True).wait(5_000_000, why="test", beat_us=1000)
+    assert clock.jumps == jumps + 1
+
+
+def test_a_set_before_the_wait_is_kept_and_consumed_once(clock: FakeClock) -> None:
+    wakeup = clock.wakeup()
+    wakeup.set()
+    wakeup.set()
+    assert wakeup.wait(1_000_000, why="test") is True
+    assert clock.elapsed == 0
+    assert wakeup.wait(1_000_000, why="test") is False
+    assert clock.elapsed == 1
+
+
+def test_nothing_moves_while_somebody_is_ready_or_runs(clock: FakeClock) -> None:
+    """A chain of spawned functions takes no time, however long it is."""
+    seen: list[float] = []
+
+    def chain(n: int) -> None:
+        seen.append(clock.elapsed)
+        if n:
+            clock.spawn(chain, n - 1)
+
+    clock.at(1, seen.append, -1)
+    clock.spawn(chain, 50)
+    clock.sleep(1)
+    assert seen == [0] * 51 + [-1]
+
+
+def test_one_actor_runs_at_a_time(clock: FakeClock) -> None:
+    running: list[int] = []
+    worst: list[int] = []
+
+    def actor() -> None:
+        for _ in range(20):
+            running.append(1)
+            worst.append(len(running))
+            threading.Event().wait(0.0002)  # invites another thread to come in
+            running.pop()
+            clock.sleep(0)
+
+    handles = [clock.spawn(actor) for _ in range(4)]
+    for handle in handles:
+        handle.join()
+    assert set(worst) == {1}
+
+
+def test_only_the_test_itself_advances(clock: FakeClock) -> None:
+    errors: list[str] = []
+
+    def actor() -> None:
+        moves: list[Callable[[], None]] = [lambda: clock.advance(1), clock.run_until_idle]
+        for move in moves:
+            try:
+                move()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    clock.spawn(actor).join()
+    assert errors == [
+        "only the test itself may call advance(); elsewhere use sleep()",
+        "only the test itself may call run_until_idle(); elsewhere use sleep()",
+    ]
+
+
+def test_an_actor_joins_another(clock: FakeClock) -> None:
+    seen: list[float] = []
+    inner = clock.spawn(clock.sleep, 3)
+
+    def outer() -> None:
+        assert inner.join() is True
+        seen.append(clock.elapsed)
+
+    clock.spawn(outer).join()
+    assert seen == [3]
+
+
+# -- errors
+
+
+def boom(text: str = "boom") -> None:
+    raise LookupError(text)
+
+
+def test_an_error_in_an_action_is_raised_by_the_call_that_moved_time(clock: FakeClock) -> None:
+    clock.at(2, boom)
+    clock.advance(1)
+    with pytest.raises(LookupError, match=r"^boom(\n|$)") as caught:
+        clock.advance(10)
+    assert clock.elapsed == 2, "and at once"
+    notes = getattr(
+        caught.value, "__notes__", ["raised in boom (for +2 s) at +2 s on the fake clock"]
+    )
+    assert notes == ["raised in boom (for +2 s) at +2 s on the fake clock"]
+    clock.advance(1)
+    assert clock.elapsed == 3
+
+
+@pytest.mark.parametrize("move", ["sleep", "idle", "join", "wait"])
+def test_an_error_in_an_actor_ends_whatever_the_test_waits_in(clock: FakeClock, move: str) -> None:
+    handle = clock.spawn(boom)
+    with pytest.raises(LookupError):
+        if move == "sleep":
+            clock.sleep(5)
+        elif move == "idle":
+            clock.run_until_idle()
+        elif move == "join":
+            handle.join()
+        else:
+            clock.wakeup().wait(None, why="test")
+    assert clock.elapsed == 0
+    clock.sleep(7)
+    assert clock.elapsed == 7
+
+
+def test_an_error_that_no_call_raised_is_raised_at_the_end() -> None:
+    clock = FakeClock()
+
+    def unwinds() -> None:
+        try:
+            clock.sleep(100)
+        finally:
+            boom("while unwinding")
+
+    clock.spawn(unwinds)
+    clock.advance(1)
+    with pytest.raises(LookupError, match=r"^while unwinding(\n|$)"):
+        clock.close()
+
+
+def test_of_several_errors_each_is_raised_by_a_call_of_its_own(clock: FakeClock) -> None:
+    clock.at(1, boom, "a")
+    clock.at(1, boom, "b")
+    clock.at(1, boom, "c")
+    for name in "abc":
+        with pytest.raises(LookupError, match=rf"^{name}(\n|$)"):
+            clock.advance(1 if name == "a" else 0)
+
+
+def test_errors_left_at_the_end_are_all_shown() -> None:
+    clock = FakeClock()
+
+    def reports() -> None:
+        for name in "abc":
+            clock.unhandled(LookupError(name), f"callback {name}")
+        clock.sleep(100)
+
+    clock.spawn(reports)
+    with pytest.raises(LookupError, match=r"^a(\n|$)"):
+        clock.advance(0)
+    with pytest.raises(LookupError, match=r"^b(\n|$)") as caught:
+        clock.close()
+    assert repr(caught.value.__context__) == "LookupError('c')"
+
+
+def test_an_error_of_an_actor_does_not_end_the_others(clock: FakeClock) -> None:
+    seen: list[str] = []
+    clock.spawn(boom)
+    clock.spawn(seen.append, "other")
+    with pytest.raises(LookupError):
+        clock.advance(0)
+    clock.advance(0)
+    assert seen == ["other"]
+
+
+# -- deadlock
+
+
+def test_a_deadlock_is_told_at_once_and_names_everybody(clock: FakeClock) -> None:
+    def waits(what: str) -> None:
+        clock.wakeup().wait(None, why=lambda: what)
+
+    clock.spawn(waits, "godot")
+    clock.advance(1.5)
+    clock.spawn(waits, "estragon")
+    with pytest.raises(ClockDeadlock) as caught:
+        clock.wakeup().wait(None, why="vladimir")
+    me = "test_a_deadlock_is_told_at_once_and_names_everybody.<locals>.waits"
+    assert str(caught.value).splitlines()[:4] == [
+        "at +1.5 s on the fake clock all wait and nothing is due:",
+        "  the test waits for vladimir since +1.5 s",
+        f"  {me} waits for godot since +0 s",
+        f"  {me} waits for estragon since +1.5 s",
+    ]
+    assert "clock.spawn(…), or wait inside clock.outside(…)" in str(caught.value)
+    clock.advance(1)  # the test may go on
+
+
+def test_joining_oneself_is_a_deadlock(clock: FakeClock) -> None:
+    handles: list[Any] = []
+    handles.append(clock.spawn(lambda: handles[0].join()))
+    with pytest.raises(ClockDeadlock, match=r"waits for the end of .*<lambda> since \+0 s"):
+        handles[0].join()
+
+
+# -- locks and patience
+
+
+def test_waiters_of_a_lock_park_and_its_holder_may_sleep(clock: FakeClock) -> None:
+    lock = clock.lock()
+    seen: list[tuple[str, float]] = []
+
+    def actor(name: str) -> None:
+        with lock, lock:
+            seen.append((name, clock.elapsed))
+            clock.sleep(2)
+            seen.append((name, clock.elapsed))
+
+    for name in "abc":
+        clock.spawn(actor, name)
+    clock.run_until_idle()
+    assert seen == [("a", 0), ("a", 2), ("b", 2), ("b", 4), ("c", 4), ("c", 6)]
+
+
+def test_a_lock_is_let_go_by_an_error(clock: FakeClock) -> None:
+    lock = clock.lock()
+
+    def actor() -> None:
+        with lock:
+            boom()
+
+    clock.spawn(actor)
+    with pytest.raises(LookupError):
+        clock.advance(0)
+    with lock:
+        pass
+
+
+def test_a_lock_excludes_outsiders_too(clock: FakeClock) -> None:
+    lock = clock.lock()
+    seen: list[str] = []
+
+    def outsider() -> None:
+        with lock:
+            seen.append("outsider")
+
+    thread = threading.Thread(target=outsider)
+    with lock:
+        thread.start()
+        thread.join(0.02)
+        seen.append("test")
+    thread.join()
+    assert seen == ["test", "outsider"]
+
+
+def test_backoff_waits_in_fake_time_within_its_bound(clock: FakeClock) -> None:
+    backoff = clock.backoff(5_000_000)
+    free_at = 0.05
+    while clock.elapsed < free_at:
+        assert backoff.pause()
+    assert free_at <= clock.elapsed < free_at + 0.01
+    assert backoff.waited >= free_at
+
+
+def test_backoff_ends_only_when_fake_and_real_patience_are_spent(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_claude_comms.testing import fake_clock
+
+    monkeypatch.setattr(fake_clock._FakeBackoff, "_LEAST_REAL", 0.03)
+    start = time.monotonic()
+    backoff = clock.backoff(10_000)
+    while backoff.pause():
+        assert clock.elapsed <= 0.01
+    assert clock.elapsed == 0.01
+    assert time.monotonic() - start >= 0.03
+
+
+def test_somebody_else_may_let_go_while_one_is_patient(clock: FakeClock) -> None:
+    held: list[bool] = [True]
+    clock.at(3, held.clear)
+    backoff = clock.backoff(5_000_000)
+    while held:
+        assert backoff.pause()
+    assert 3 <= clock.elapsed < 3.01
+
+
+# -- outsiders
+
+
+def run_outside(f: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=f)
+    thread.start()
+    return thread
+
+
+def test_an_outsider_wakes_a_parked_test_that_waits_inside_outside(clock: FakeClock) -> None:
+    wakeup = clock.wakeup()
+    thread = threading.Timer(0.02, wakeup.set)
+    thread.start()
+    with clock.outside("a timer"):
+        assert wakeup.wait(1_000_000, why="the timer") is True
+    assert clock.elapsed == 0, "time stands still meanwhile"
+    thread.join()
+
+
+def test_an_outsider_waits_in_real_time_for_fake_time(clock: FakeClock) -> None:
+    results: list[bool] = []
+    wakeup = clock.wakeup()
+    entered = threading.Event()
+
+    def outsider() -> None:
+        entered.set()
+        results.append(wakeup.wait(None, why="outside"))
+        entered.set()
+        results.append(wakeup.wait(5_000_000, why="outside"))
+
+    thread = run_outside(outsider)
+    entered.wait()
+    entered.clear()
+    wakeup.set()
+    entered.wait()
+    while thread.is_alive():
+        clock.advance(5)
+        thread.join(0.01)
+    assert results == [True, False]
+
+
+def test_an_outsider_joins_an_actor_and_has_patience_in_fake_time(clock: FakeClock) -> None:
+    handle = clock.spawn(clock.sleep, 10)
+    clock.advance(0)
+    results: list[bool] = []
+    thread = run_outside(lambda: results.extend([handle.join(2), handle.join()]))
+    while thread.is_alive():
+        clock.advance(1)
+        thread.join(0.005)
+    assert results[1] is True
+    assert len(results) == 2
+
+
+def test_an_outsider_that_waits_on_a_stopped_clock_is_told() -> None:
+    clock = FakeClock()
+    handle = clock.at(5, print)
+    errors: list[str] = []
+    started = threading.Event()
+
+    def outsider() -> None:
+        started.set()
+        try:
+            handle.join()
+        except ClockDeadlock as error:
+            errors.append(str(error))
+
+    thread = run_outside(outsider)
+    started.wait()
+    clock.close()
+    thread.join(10)
+    assert errors == ["this fake clock has stopped: the test is over"]
+
+
+def test_a_late_set_wakes_only_the_wait_that_was_meant(clock: FakeClock) -> None:
+    """An outsider has read who waits, and is slow; by then that one waits for something else."""
+    wakeup = clock.wakeup()
+    scheduler = clock._scheduler
+    real_wake = scheduler.wake
+    held: list[Callable[[], None]] = []
+
+    def slow_wake(actor: Any, still: Callable[[], bool] = lambda: True) -> None:
+        held.append(lambda: real_wake(actor, still))
+
+    scheduler.wake = slow_wake  # type: ignore[method-assign]
+    clock.at(1, wakeup.set)
+    clock.wakeup()
+    assert wakeup.wait(2_000_000, why="test") is True  # by its time limit, and the set is kept
+    scheduler.wake = real_wake  # type: ignore[method-assign]
+    clock.after(1, held[0])
+    clock.sleep(5)
+    assert clock.elapsed == 7
+
+
+# -- its end
+
+
+def living() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+def gone(threads: set[threading.Thread]) -> bool:
+    for thread in threads:
+        thread.join(5)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def test_close_unwinds_sleeping_actors_through_their_finally_blocks() -> None:
+    before = living()
+    clock = FakeClock()
+    seen: list[str] = []
+
+    def sleeper(name: str) -> None:
+        try:
+            clock.sleep(1000)
+            seen.append("not reached")
+        except Exception:
+            seen.append("not an Exception")
+        finally:
+            seen.append(name)
+            clock.sleep(1)  # a wait while unwinding ends there too
+            seen.append("not reached either")
+
+    for name in "abc":
+        clock.spawn(sleeper, name)
+    clock.at(2000, seen.append, "never due")
+    clock.advance(1)
+    clock.close()
+    assert seen == ["a", "b", "c"]
+    assert gone(living() - before)
+
+
+def test_nothing_is_left_of_many_actors() -> None:
+    before = living()
+    for _ in range(20):
+        with FakeClock() as clock:
+            for _ in range(10):
+                clock.spawn(clock.sleep, 1)
+                clock.at(0.5, clock.sleep, 9)
+            clock.advance(1)
+    assert gone(living() - before)
+
+
+def test_a_closed_clock_moves_nobody_and_says_so() -> None:
+    before = living()
+    clock = FakeClock()
+    clock.close()
+    clock.close()
+    for call in (lambda: clock.sleep(1), lambda: clock.spawn(print), lambda: clock.at(1, print)):
+        with pytest.raises(ClockDeadlock, match="^this fake clock has stopped: the test is over$"):
+            call()
+    assert gone(living() - before)
+
+
+def test_an_actor_that_does_not_end_is_named() -> None:
+    clock = FakeClock(watchdog=0.2)
+    release = threading.Event()
+
+    def stubborn() -> None:
+        try:
+            clock.sleep(1000)
+        finally:
+            release.wait()
+
+    clock.spawn(stubborn)
+    clock.advance(1)
+    with pytest.raises(
+        RuntimeError, match=r"^still running after the test's clock was closed: .*stubborn$"
+    ):
+        clock.close()
+    release.set()
+
+
+# -- a broken version of the scheduler
+
+
+def test_broken_version_without_orders_the_poller_comes_too_early(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_claude_comms.testing import fake_clock
+
+    monkeypatch.setattr(fake_clock, "POLLS", ORDINARY)
+    with pytest.raises(AssertionError):
+        test_order_at_one_instant(clock)
+
+
+def test_broken_version_a_wakeup_that_is_not_sticky_is_seen(clock: FakeClock) -> None:
+    from pytest_claude_comms.testing.fake_clock import _FakeWakeup
+
+    class Forgetful(_FakeWakeup):
+        def set(self) -> None:
+            if self._waiter is not None:
+                super().set()
+
+    wakeup = Forgetful(clock._scheduler, 0)
+    wakeup.set()
+    assert wakeup.wait(1_000_000, why="test") is False
