@@ -1,0 +1,325 @@
+"""The pytest plugin: options, fixtures and hooks. What they do is done in ``testing``.
+
+Loaded in every pytest run of everybody who has this installed, so what is heavy is imported
+where it is used.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .clock import unhandled_hook
+from .testing.leaks import Leaks
+
+if TYPE_CHECKING:
+    from .polling import MessagePoller
+    from .stores.base import ConversationStore
+    from .testing.fake_clock import FakeClock
+    from .testing.matrix import Settings
+
+_OPTIONS = {
+    "stores": (
+        "tinydb,sqlite",
+        "stores that tests with a store run on: memory, tinydb, sqlite, or package.module:factory",
+    ),
+    "returns": (
+        "message",
+        (
+            "what a store's add_message returns: message, dict, str, or native (that of the "
+            "original stores: dict for tinydb and memory, str for sqlite)"
+        ),
+    ),
+    "durability": ("process", "process (survives kills) or power (also power cuts; slower)"),
+    "watchdog": ("10", "real seconds after which an actor that blocks outside the clock fails"),
+}
+_MARKER = (
+    "claude_comms(*, stores, returns, durability, watchdog, freeze, start): this test's stores "
+    "and fake clock; freeze=False leaves the standard library's time alone, start is the clock's "
+    "first instant (an aware datetime)"
+)
+
+_SETTINGS = pytest.StashKey["Settings"]()
+_LEAKS = pytest.StashKey[Leaks]()
+_EXIT = pytest.StashKey[ExitStack]()
+_STORE = pytest.StashKey["ConversationStore"]()
+_CLOCK = pytest.StashKey["FakeClock"]()
+
+
+# -- options and the marker
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("claude-comms", "Claude CLI communication: stores and fake time")
+    for name, (default, text) in _OPTIONS.items():
+        group.addoption(
+            f"--claude-comms-{name}",
+            metavar=name.upper(),
+            help=f"{text} (default: {default}; ini: claude_comms_{name})",
+        )
+        parser.addini(f"claude_comms_{name}", text, type="args", default=[default])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER)
+    leaks = Leaks()
+    config.stash[_LEAKS] = leaks
+    config.stash[_EXIT] = stack = ExitStack()
+    stack.enter_context(unhandled_hook(leaks.unhandled))
+    if not hasattr(config, "workerinput"):  # under xdist the controller reports
+        from .report import MatrixReport
+
+        config.pluginmanager.register(MatrixReport(), "claude_comms_report")
+    if any(_given(config, name) != default for name, (default, _) in _OPTIONS.items()):
+        _settings(config)  # what is wrong with it is said before anything runs
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    stack = config.stash.get(_EXIT, None)
+    if stack is not None:
+        stack.close()
+
+
+def _given(config: pytest.Config, name: str) -> str:
+    option: str | None = config.getoption(f"claude_comms_{name}")
+    return ",".join(config.getini(f"claude_comms_{name}")) if option is None else option
+
+
+def _settings(config: pytest.Config) -> Settings:
+    if _SETTINGS not in config.stash:
+        from .testing.matrix import parse
+
+        settings = None
+        for name in _OPTIONS:
+            value = _given(config, name)
+            try:
+                settings = parse({name: value}, settings)
+            except (TypeError, ValueError) as error:
+                raise pytest.UsageError(
+                    f"--claude-comms-{name}={value} (ini: claude_comms_{name}): {error}"
+                ) from None
+        assert settings is not None
+        config.stash[_SETTINGS] = settings
+    return config.stash[_SETTINGS]
+
+
+def _settings_of(node: pytest.Item) -> Settings:
+    settings = _settings(node.config)
+    markers = list(node.iter_markers("claude_comms"))
+    for marker in reversed(markers):  # the closest one has the last word
+        from .testing.matrix import parse
+
+        try:
+            if marker.args:
+                raise TypeError("it takes keyword arguments only")
+            settings = parse(marker.kwargs, settings)
+        except (TypeError, ValueError) as error:
+            # Collected first, by pytest_generate_tests, so this is where it comes to light.
+            raise pytest.Collector.CollectError(
+                f"{node.nodeid}: @pytest.mark.claude_comms: {error}"
+            ) from None
+    return settings
+
+
+# -- the matrix
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    definition = metafunc.definition
+    if definition.get_closest_marker("claude_comms") is not None:
+        _settings_of(definition)
+    if "claude_comms_store" in metafunc.fixturenames:
+        choices = _settings_of(definition).stores
+        metafunc.parametrize(
+            "claude_comms_store", choices, indirect=True, ids=[choice.name for choice in choices]
+        )
+
+
+@pytest.fixture
+def claude_comms_store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ConversationStore]:
+    """A new store, empty; the test runs once on each of ``--claude-comms-stores``.
+
+    A test whose arguments include a clock has its store on that clock.
+    """
+    settings = _settings_of(request.node)
+    choice = getattr(request, "param", None)
+    if choice is None:
+        if len(settings.stores) > 1:
+            pytest.fail(
+                "this test came to its store by getfixturevalue, after tests were multiplied by "
+                "stores; name the fixture in its arguments or in usefixtures",
+                pytrace=False,
+            )
+        choice = settings.stores[0]
+    clock = None
+    if "claude_comms_clock" in request.fixturenames or _CLOCK in request.node.stash:
+        clock = request.getfixturevalue("claude_comms_clock")
+    base = tmp_path_factory.getbasetemp()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_file_name(choice.name)}-", dir=base))
+    store = choice.open(folder, clock=clock, durability=settings.durability)
+    try:
+        if settings.returns != "message":
+            from .stores.legacy import LegacyReturns
+
+            shaped: Any = LegacyReturns(store, settings.returns)  # type: ignore[arg-type]
+            request.node.stash[_STORE] = shaped
+            yield shaped
+        else:
+            request.node.stash[_STORE] = store
+            yield store
+    finally:
+        store.close()
+        _clear(request.node, folder)
+
+
+def _file_name(name: str) -> str:
+    return "".join(char if char.isalnum() else "_" for char in name)
+
+
+def _clear(item: pytest.Item, folder: Path) -> None:
+    """Remove a test's store files; those of a failed test stay, to be looked at."""
+    from .testing.folders import left_behind, remove
+
+    item.stash[_LEFT] = left_behind(folder)
+    if not item.stash.get(_FAILED, False):
+        remove(folder)
+
+
+_LEFT = pytest.StashKey[list[str]]()
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture
+def store(claude_comms_store: ConversationStore) -> ConversationStore:
+    """An empty conversation store; the test runs once on each of ``--claude-comms-stores``."""
+    return claude_comms_store
+
+
+@pytest.fixture
+def claude_comms_poller(claude_comms_store: ConversationStore) -> Iterator[MessagePoller]:
+    """A ``MessagePoller`` of ``claude_comms_store``, not started."""
+    yield from _poller(claude_comms_store)
+
+
+@pytest.fixture
+def poller(store: ConversationStore) -> Iterator[MessagePoller]:
+    """A ``MessagePoller`` of this test's ``store``, not started: ``poller.wait(…)`` polls, and
+    ``with poller:`` does in the background."""
+    yield from _poller(store)
+
+
+def _poller(store: ConversationStore) -> Iterator[MessagePoller]:
+    from .polling import MessagePoller
+
+    poller = MessagePoller(store)
+    yield poller
+    poller.stop()
+    poller.flush(30)
+
+
+@pytest.fixture
+def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
+    """See ``clock``."""
+    if _STORE in request.node.stash:
+        pytest.fail(
+            "the clock was asked for when the test's store was open on real time already; name "
+            "clock in the test's arguments (or usefixtures) rather than by getfixturevalue",
+            pytrace=False,
+        )
+    from .testing.fake_clock import START, FakeClock
+
+    settings = _settings_of(request.node)
+    clock = FakeClock(settings.start or START, watchdog=settings.watchdog)
+    try:
+        if settings.freeze:
+            clock.install()
+        request.node.stash[_CLOCK] = clock
+        yield clock
+    finally:
+        clock.close()
+
+
+@pytest.fixture
+def clock(claude_comms_clock: FakeClock) -> FakeClock:
+    """A fake clock, installed: time passes only when everybody waits for it.
+
+    ``clock.at(3, store.update_message, answer, status="complete")`` plans what happens,
+    ``poller.wait``, ``clock.advance``, ``sleep``, ``run_until_idle`` and ``join`` let time pass,
+    ``clock.elapsed`` tells how much has. ``time.time``, ``datetime.now`` and ``time.sleep`` obey
+    it in the test, in pollers, callbacks and what ``clock.spawn`` runs. ``Event.wait``,
+    ``queue.get`` and ``Thread.join`` with a timeout stay real, and a loop on
+    ``time.monotonic()`` that does not sleep does not end.
+    """
+    return claude_comms_clock
+
+
+# -- failures, leaks, the report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    item.config.stash[_LEAKS].adopt()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    result = yield
+    if fixturedef.scope != "function":  # what it opened is to outlive the test
+        request.config.stash[_LEAKS].adopt()
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    result = yield
+    leaks = item.config.stash[_LEAKS]
+    leaks.raise_error()
+    left = [*leaks.found(), *item.stash.get(_LEFT, [])]
+    if left:
+        pytest.fail("left behind by this test:\n  " + "\n  ".join(left), pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    store = item.stash.get(_STORE, None)
+    if store is not None:
+        from .report import describe_failure, facts
+
+        # xdist sends whatever plain values a report has on to the controller.
+        report.__dict__["claude_comms"] = facts(item, store, _settings_of(item))
+        if report.failed:
+            item.stash[_FAILED] = True
+            if report.when == "call":
+                section = describe_failure(store, item.stash.get(_CLOCK, None))
+                report.sections.append((f"claude-comms: {store.backend} store", section))
+    return report
+
+
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    _pause_watchdogs(paused=True)
+
+
+def pytest_leave_pdb(config: pytest.Config) -> None:
+    _pause_watchdogs(paused=False)
+
+
+def _pause_watchdogs(*, paused: bool) -> None:
+    import sys
+
+    module = sys.modules.get(f"{__package__}.testing.watchdog")
+    if module is not None:
+        module.Watchdog.pause_all(paused=paused)

@@ -1,0 +1,155 @@
+"""What a run says of stores: a failed test's timeline, and where stores disagree."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import render
+
+if TYPE_CHECKING:
+    from .records import Message
+    from .stores.base import ConversationStore
+    from .testing.fake_clock import FakeClock
+    from .testing.matrix import Settings
+
+_MOST_MESSAGES = 20
+_OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+
+
+def facts(item: pytest.Item, store: ConversationStore, settings: Settings) -> dict[str, str]:
+    """What the controller needs to know of a test on a store; plain, so that xdist can send it."""
+    from .stores.legacy import shape_of
+
+    choice = getattr(item, "callspec", None)
+    param = None if choice is None else choice.params.get("claude_comms_store")
+    name = store.backend if param is None else param.name
+    return {
+        "store": name,
+        "test": without_store(item.nodeid, name),
+        "returns": shape_of(store, settings.returns),  # type: ignore[arg-type]
+    }
+
+
+def without_store(nodeid: str, store: str) -> str:
+    """The id of a test without the store in its brackets: what a row of the matrix is called."""
+    head, bracket, inside = nodeid.partition("[")
+    if not bracket:
+        return nodeid
+    rest = re.sub(rf"(^|-){re.escape(store)}(?=-|$)", "", inside[:-1], count=1).lstrip("-")
+    return f"{head}[{rest}]" if rest else head
+
+
+def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
+    """The timeline of every message of a failed test's store."""
+    from .errors import ClaudeCommsError
+
+    lines: list[str] = []
+    try:
+        returns = getattr(store, "returns", "message")
+        if returns != "message":
+            lines.append(
+                f"add_message of this store returns a {returns}, as stores in the wild do; code "
+                "that takes it for something else fails here. message_id_of(…) takes all shapes."
+            )
+            lines.append("")
+        now = f"{render.instant(store.clock.now())} ({store.clock.describe()})"
+        lines.append(f"{store.url} at {now}")
+        start = None if clock is None else clock.start
+        messages = store.messages()
+        for message in messages[:_MOST_MESSAGES]:
+            lines += ["", *_timeline(store, message, start)]
+        if len(messages) > _MOST_MESSAGES:
+            lines.append(f"… and {len(messages) - _MOST_MESSAGES:,} more messages")
+        if not messages:
+            lines.append("no message was ever added")
+        if clock is not None:
+            lines += ["", *clock.waiting()]
+    except (ClaudeCommsError, OSError) as error:
+        lines.append(f"the store could not be read: {error}")
+    return "\n".join(lines)
+
+
+def _timeline(store: ConversationStore, message: Message, start: Any) -> list[str]:
+    title = store.get_thread(message.thread_id).title
+    thread = f'thread "{render.clean(title)}"' if title else f"thread {message.thread_id}"
+    head = f"{message.message_id} in {thread}, from {render.clean(message.module_name)}"
+    block = render.history(store.changes(0, message=message).items, start)
+    if message.deadline_at is not None:
+        block.append(f"deadline {render.instant(message.deadline_at)}")
+    return [head, *(f"  {line}" for line in block)]
+
+
+class MatrixReport:
+    """Collects outcomes by test and store, and prints them at the end of the run."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[str, dict[str, str]] = {}
+        """By test, then store."""
+        self._returns: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        found = getattr(report, "claude_comms", None)
+        if found is None:
+            return
+        self._returns[found["store"]] = found["returns"]
+        row = self._outcomes.setdefault(found["test"], {})
+        outcome = _outcome(report)
+        # A later phase can make it worse, never better.
+        if outcome is not None and row.get(found["store"]) not in ("failed", "error"):
+            row[found["store"]] = outcome
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self._outcomes:
+            return
+        terminalreporter.section("claude-comms: tests by store")
+        for line in self.matrix():
+            terminalreporter.write_line(line)
+        divergences = self.divergences()
+        for line in divergences:
+            terminalreporter.write_line(line, yellow=True)
+
+    def matrix(self) -> list[str]:
+        """A line per store: how many tests passed, failed, …"""
+        counts = {
+            store: Counter(row[store] for row in self._outcomes.values() if store in row)
+            for store in self._returns
+        }
+        shown = [o for o in _OUTCOMES if o == "passed" or any(c[o] for c in counts.values())]
+        rows: list[Sequence[str]] = [("store", "add_message returns", *shown)]
+        for store in sorted(counts):
+            numbers = (f"{counts[store][outcome]:,}" for outcome in shown)
+            rows.append((store, self._returns[store], *numbers))
+        return render.table(rows)
+
+    def divergences(self) -> list[str]:
+        """The tests whose outcome differs between stores."""
+        found = [(test, row) for test, row in self._outcomes.items() if len(set(row.values())) > 1]
+        if not found:
+            return []
+        lines = ["1 divergence:" if len(found) == 1 else f"{len(found):,} divergences:"]
+        for test, row in found:
+            by_outcome: dict[str, list[str]] = {}
+            for store, outcome in sorted(row.items()):
+                shape = self._returns[store]
+                name = store if shape == "message" else f"{store} (add_message returns a {shape})"
+                by_outcome.setdefault(outcome, []).append(name)
+            told = "; ".join(f"{o} on {', '.join(s)}" for o, s in sorted(by_outcome.items()))
+            lines.append(f"  {test}: {told}")
+        return lines
+
+
+def _outcome(report: pytest.TestReport) -> str | None:
+    if report.when == "call":
+        if hasattr(report, "wasxfail"):
+            return "xfailed" if report.skipped else "xpassed"
+        return str(report.outcome)
+    if report.failed:
+        return "error"
+    if report.skipped:
+        return "xfailed" if hasattr(report, "wasxfail") else "skipped"
+    return None

@@ -1,0 +1,137 @@
+"""What a test leaves behind fails that test, and no other."""
+
+from __future__ import annotations
+
+from tests.plugin.conftest import Run
+
+
+def test_a_store_that_was_not_closed(run: Run) -> None:
+    result = run(
+        """
+        from pytest_claude_comms import open_store
+        kept = []
+
+        def test_leaks(tmp_path):
+            kept.append(open_store(f"sqlite:///{tmp_path}/s.db"))
+
+        def test_next():
+            pass
+
+        def test_let_go(tmp_path):
+            open_store(f"tinydb:///{tmp_path}/s.json")
+
+        def test_closed(tmp_path):
+            with open_store(f"tinydb:///{tmp_path}/s.json") as store:
+                store.create_thread()
+        """
+    )
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_leaks*",
+            "*left behind by this test:*",
+            "*s.db was not closed*",
+        ]
+    )
+
+
+def test_a_started_poller(run: Run) -> None:
+    result = run(
+        """
+        from pytest_claude_comms import MessagePoller, MemoryConversationStore
+        kept = []
+
+        def test_leaks():
+            poller = MessagePoller(MemoryConversationStore())
+            poller.start()
+            kept.append(poller)
+
+        def test_next():
+            pass
+        """
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*a poller of memory: is still running*"])
+
+
+def test_a_callback_that_never_returns(run: Run) -> None:
+    result = run(
+        """
+        import threading
+        from pytest_claude_comms import MessagePoller, MemoryConversationStore
+        stop = threading.Event()
+
+        def test_leaks():
+            store = MemoryConversationStore()
+            message = store.add_message(store.create_thread(), "a")
+            MessagePoller(store).track(message, on_event=lambda event: stop.wait(30))
+
+        def test_next():
+            stop.set()
+        """
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*thread 'claude-comms run_callbacks' is still running*"])
+
+
+def test_what_a_wider_fixture_opened_is_no_leak(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from pytest_claude_comms import MessagePoller, open_store
+
+        @pytest.fixture(scope="module")
+        def shared(tmp_path_factory):
+            with open_store(f"sqlite:///{tmp_path_factory.mktemp('x')}/s.db") as store:
+                with MessagePoller(store):
+                    yield store
+
+        def test_one(shared): shared.create_thread()
+        def test_two(shared): assert len(shared.threads()) == 1
+        """
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_a_raising_callback_fails_the_test(run: Run) -> None:
+    result = run(
+        """
+        def test_it(store, poller):
+            message = store.add_message(store.create_thread(), "a", status="pending")
+            poller.track(message, on_status=lambda event: {}["no such key"])
+            poller.flush()
+
+        def test_on_a_clock(store, poller, clock):
+            message = store.add_message(store.create_thread(), "a", status="pending")
+            poller.track(message, on_status=lambda event: {}["no such key"])
+            clock.advance(0)
+
+        def test_next(store):
+            pass
+        """,
+        "--claude-comms-stores=memory",
+    )
+    result.assert_outcomes(passed=2, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", "*KeyError: 'no such key'*"])
+    result.stdout.fnmatch_lines(["*_ test_on_a_clock*", "*KeyError: 'no such key'*"])
+
+
+def test_a_stuck_actor_fails_its_test_only(run: Run) -> None:
+    result = run(
+        """
+        import threading, pytest
+        lock = threading.Lock()
+        lock.acquire()
+
+        def test_stuck(clock):
+            clock.spawn(lock.acquire, timeout=2)
+            clock.advance(1)
+
+        def test_next(clock):
+            clock.advance(1)
+            assert clock.elapsed == 1
+        """,
+        "--claude-comms-watchdog=0.3",
+    )
+    result.stdout.fnmatch_lines(["*ClockDeadlock*lock.acquire*has not come back*0.3 real seconds*"])
+    assert "test_next" not in result.stdout.str().partition("short test summary")[2]
