@@ -1,0 +1,1 @@
+"""The Claude CLI: what it prints and what that means."""
