@@ -1,0 +1,186 @@
+"""Every block of README.md runs, and what it shows as output is what comes out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+NOT_RUN = ("main-command", "test-command", "not run")
+"""They install; the first two are run by .ci/run on a fresh clone."""
+
+
+@dataclass(frozen=True)
+class Block:
+    line: int
+    language: str
+    note: str
+    """What the comment on the line before says."""
+    source: str
+    output: str
+    """The text block behind it, if there is one before the next code."""
+
+
+def read_blocks(text: str) -> list[Block]:
+    found: list[Block] = []
+    lines = text.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("```")]
+    for start, end in zip(starts[::2], starts[1::2], strict=True):
+        language = lines[start][3:]
+        source = "\n".join(lines[start + 1 : end]) + "\n"
+        if language == "text":
+            last = found.pop()
+            assert not last.output, f"line {start + 1}: the output of which block is this?"
+            found.append(Block(last.line, last.language, last.note, last.source, source))
+            continue
+        comment = re.fullmatch(r"<!-- (.*) -->", lines[start - 1])
+        found.append(Block(start + 1, language, comment[1] if comment else "", source, ""))
+    return found
+
+
+BLOCKS = read_blocks(README)
+
+
+def blocks(language: str) -> list[object]:
+    return [
+        pytest.param(block, id=f"line-{block.line}")
+        for block in BLOCKS
+        if block.language == language and not block.note.startswith(NOT_RUN)
+    ]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours is found, installed or not; nothing else of the caller's decides anything."""
+    names = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    addopts = "-p pytest_claude_comms.plugin -p no:randomly -p no:cacheprovider"
+    return {
+        **names,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "COLUMNS": "200",
+        "PYTEST_ADDOPTS": addopts,
+        **more,
+    }
+
+
+def run(*command: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        check=False,
+        cwd=cwd,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+def run_test(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "test_block.py").write_text(block.source, encoding="utf-8")
+    if not (folder / "pyproject.toml").exists():
+        (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", encoding="utf-8")
+    place = block.note.partition("run in ")[2]
+    if place:
+        shutil.copytree(ROOT / place / "transcripts", folder / "transcripts")
+    options = block.note.partition("with ")[2].split()
+    return run(sys.executable, "-m", "pytest", "-v", "test_block.py", *options, cwd=folder)
+
+
+def is_test(block: Block) -> bool:
+    return "\ndef test_" in f"\n{block.source}"
+
+
+def test_it_opens_with_three_lines_and_two_commands_of_one_line() -> None:
+    title, empty, *first = README.splitlines()
+    assert (title, empty) == ("# pytest-claude-comms", "")
+    assert first.index("") == 3
+    opening = [block for block in BLOCKS if block.note.endswith("-command")]
+    assert [block.note for block in opening] == ["main-command", "test-command"]
+    assert opening == BLOCKS[:2]
+    for block in opening:
+        assert block.language == "sh"
+        assert block.source.count("\n") == 1
+        # No virtual environment is active before it, and none has to be afterwards.
+        assert block.source.startswith("python3 -m venv .venv && .venv/bin/python ")
+    assert "-m pytest fixtures/downstream -n 2" in opening[0].source
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert {block.language for block in BLOCKS} == {"python", "sh", "toml"}
+
+
+@pytest.mark.parametrize("block", [p for p in blocks("python") if is_test(p.values[0])])  # type: ignore[attr-defined]
+def test_a_test_of_it(block: Block, tmp_path: Path) -> None:
+    done = run_test(block, tmp_path)
+    assert done.returncode == (1 if block.note.startswith("fails") else 0), done.stdout
+    place = 0
+    for line in block.output.splitlines():
+        assert line in done.stdout[place:], f"{line!r} does not come next in\n{done.stdout}"
+        place = done.stdout.index(line, place)
+
+
+@pytest.mark.parametrize("block", [p for p in blocks("python") if not is_test(p.values[0])])  # type: ignore[attr-defined]
+def test_a_script_of_it(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(block.source, encoding="utf-8")
+    done = run(sys.executable, "-W", "error", "script.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == block.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="they are for a POSIX shell")
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_the_shell_lines(block: Block, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    # The lines are what is tested here, the whole of the downstream project elsewhere.
+    addopts = environment()["PYTEST_ADDOPTS"] + " -k test_outcomes"
+    done = run("sh", "-ec", block.source, cwd=ROOT, PATH=path, PYTEST_ADDOPTS=addopts)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_ini_values(tmp_path: Path) -> None:
+    (ini,) = [block for block in BLOCKS if block.language == "toml"]
+    (tmp_path / "pyproject.toml").write_text(ini.source, encoding="utf-8")
+    example = next(block for block in BLOCKS if block.note.startswith("from "))
+    done = run_test(example, tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert re.findall(r"\[(\w+)\] PASSED", done.stdout) == ["memory", "sqlite"]
+
+
+def test_the_quick_start_is_a_test_of_the_downstream_project() -> None:
+    (example,) = [block for block in BLOCKS if block.note.startswith("from ")]
+    file = ROOT / example.note.removeprefix("from ")
+    body = example.source.partition("def ")[2]
+    assert f"def {body}" in file.read_text(encoding="utf-8")
+
+
+def test_it_counts_the_transcripts() -> None:
+    count = len(list((ROOT / "fixtures" / "transcripts").glob("*.jsonl")))
+    assert f"`fixtures/transcripts/` has {count} of them" in README
+
+
+def test_its_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).is_file()
+
+
+def test_it_names_every_option_and_no_other() -> None:
+    done = run(sys.executable, "-m", "pytest", "--help", cwd=ROOT)
+    options = set(re.findall(r"--claude-comms-\w+", done.stdout))
+    assert options
+    assert set(re.findall(r"--claude-comms-\w+", README)) == options
