@@ -50,11 +50,15 @@ Why: TypeAlias = str | Callable[[], str]
 """What a wait is for, in words, or how to ask for them: nobody reads them while all is well."""
 
 
-class Wakeup(Protocol):
-    """A sticky signal for one waiter: a ``set`` that nobody was waiting for is not lost."""
+class Signal(Protocol):
+    """What somebody waits for."""
 
     def set(self) -> None:
         """End the present wait, or the next one. From any thread, also inside a callback."""
+
+
+class Wakeup(Signal, Protocol):
+    """A sticky signal for one waiter: a ``set`` that nobody was waiting for is not lost."""
 
     def wait(
         self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True
@@ -64,6 +68,15 @@ class Wakeup(Protocol):
         ``beat_us`` is how often to look for what nobody signals; ``notified`` says that all that
         happens in this process is signalled. ``why`` names what is waited for, for a person.
         """
+
+
+class AsyncWakeup(Signal, Protocol):
+    """As ``Wakeup``, for a waiter in the asyncio event loop in which it was made."""
+
+    async def wait(
+        self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True
+    ) -> bool:
+        """As ``Wakeup.wait``."""
 
 
 class Handle(Protocol):
@@ -104,6 +117,9 @@ class Clock(Protocol):
         """A new signal. ``polls``: its waiter looks at a store, and at one instant comes after
         all that may still write to it."""
 
+    def async_wakeup(self, *, polls: bool = False) -> AsyncWakeup:
+        """As ``wakeup``, for the running event loop. RuntimeError if there is none."""
+
     def spawn(self, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
         """Run ``f`` on a thread that this clock knows of."""
 
@@ -112,6 +128,13 @@ class Clock(Protocol):
 
     def backoff(self, bound_us: int) -> Backoff:
         """Patience of ``bound_us`` for a resource that this process or another holds."""
+
+    def outside_works(self, key: object, what: str) -> None:
+        """``what``, known by ``key``, goes on in real time from now on: a child process. On a
+        fake clock no time passes meanwhile. Saying it again changes nothing."""
+
+    def outside_rests(self, key: object) -> None:
+        """It has ended, or waits for something that only time can bring."""
 
     def unhandled(self, error: BaseException, what: str) -> None:
         """Report an error raised on a thread where no caller will see it."""
@@ -174,6 +197,11 @@ class SystemClock(Clock):
     def wakeup(self, *, polls: bool = False) -> Wakeup:
         return _SystemWakeup()
 
+    def async_wakeup(self, *, polls: bool = False) -> AsyncWakeup:
+        from .loop_wakeup import LoopWakeup
+
+        return LoopWakeup()
+
     def spawn(self, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
         handle = _SystemHandle(f, args, kwargs)
         handle.start()
@@ -184,6 +212,12 @@ class SystemClock(Clock):
 
     def backoff(self, bound_us: int) -> Backoff:
         return _SystemBackoff(self, bound_us)
+
+    def outside_works(self, key: object, what: str) -> None:
+        """Real time passes anyway."""
+
+    def outside_rests(self, key: object) -> None:
+        """Real time passes anyway."""
 
     def unhandled(self, error: BaseException, what: str) -> None:
         report_unhandled(error, what)

@@ -15,6 +15,8 @@
       WaitTimeout                a watcher's patience ended (also a TimeoutError)
       ClockDeadlock              on a fake clock nothing can happen any more
       ClaudeError                the Claude CLI could not be run
+        ClaudeNotFound           there is no such command
+        ModuleDirectoryNotFound  the directory to run it in is none
 
 Wrong arguments are plain ``TypeError`` and ``ValueError``. What a caller may branch on is an
 attribute; nobody has to read the text. All of them survive pickling.
@@ -187,3 +189,28 @@ class ClockDeadlock(ClaudeCommsError):
 
 class ClaudeError(ClaudeCommsError):
     """The Claude CLI could not be run."""
+
+
+class ClaudeNotFound(ClaudeError):
+    """There is no such command: it is not installed, or not where it was said to be."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(
+            f"the Claude CLI {command!r} cannot be run: {reason}. Get one with `pip install "
+            "claude-agent-sdk` or `npm install -g @anthropic-ai/claude-code`, or say where it is "
+            "with command="
+        )
+        self.command = command
+        self.reason = reason
+
+
+class ModuleDirectoryNotFound(ClaudeError):
+    """The module's directory, in which the CLI is to run, is not there or is no directory."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"the module's directory {path!r} {reason}: Claude runs in the directory of the "
+            "module that is asked, so it has to be one"
+        )
+        self.path = path
+        self.reason = reason

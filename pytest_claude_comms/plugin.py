@@ -19,9 +19,9 @@ from .testing.leaks import Leaks
 
 if TYPE_CHECKING:
     from .polling import MessagePoller
-    from .stores.base import ConversationStore
+    from .stores.base import ConversationStore, Durability
     from .testing.fake_clock import FakeClock
-    from .testing.matrix import Settings
+    from .testing.matrix import Settings, StoreChoice
 
 _OPTIONS = {
     "stores": (
@@ -97,12 +97,12 @@ def _settings(config: pytest.Config) -> Settings:
         settings = None
         for name in _OPTIONS:
             value = _given(config, name)
+            by_option = config.getoption(f"claude_comms_{name}") is not None
+            source = f"--claude-comms-{name}" if by_option else f"ini value claude_comms_{name}"
             try:
                 settings = parse({name: value}, settings)
             except (TypeError, ValueError) as error:
-                raise pytest.UsageError(
-                    f"--claude-comms-{name}={value} (ini: claude_comms_{name}): {error}"
-                ) from None
+                raise pytest.UsageError(f"{source}={value}: {error}") from None
         assert settings is not None
         config.stash[_SETTINGS] = settings
     return config.stash[_SETTINGS]
@@ -153,8 +153,9 @@ def claude_comms_store(
     if choice is None:
         if len(settings.stores) > 1:
             pytest.fail(
-                "this test came to its store by getfixturevalue, after tests were multiplied by "
-                "stores; name the fixture in its arguments or in usefixtures",
+                "this test cannot be multiplied by stores: it is a unittest.TestCase, which "
+                "pytest cannot parametrize, or came to its store by getfixturevalue; choose one "
+                "store (--claude-comms-stores=sqlite), or name the fixture in the arguments",
                 pytrace=False,
             )
         choice = settings.stores[0]
@@ -163,7 +164,7 @@ def claude_comms_store(
         clock = request.getfixturevalue("claude_comms_clock")
     base = tmp_path_factory.getbasetemp()
     folder = Path(tempfile.mkdtemp(prefix=f"{_file_name(choice.name)}-", dir=base))
-    store = choice.open(folder, clock=clock, durability=settings.durability)
+    store = _open(choice, folder, clock, settings.durability)
     try:
         if settings.returns != "message":
             from .stores.legacy import LegacyReturns
@@ -177,6 +178,26 @@ def claude_comms_store(
     finally:
         store.close()
         _clear(request.node, folder)
+
+
+def _open(
+    choice: StoreChoice, folder: Path, clock: FakeClock | None, durability: Durability
+) -> ConversationStore:
+    from .stores.base import ConversationStore
+
+    store = choice.open(folder, clock=clock, durability=durability)
+    if not isinstance(store, ConversationStore):
+        pytest.fail(
+            f"{choice.name} returned {store!r}, which is no ConversationStore", pytrace=False
+        )
+    if clock is not None and store.clock is not clock:
+        store.close()
+        pytest.fail(
+            f"{choice.name} returned a store on {store.clock!r}; this test has a clock, which the "
+            "factory is given as clock= and has to hand on to the store",
+            pytrace=False,
+        )
+    return store
 
 
 def _file_name(name: str) -> str:
@@ -238,12 +259,16 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
     settings = _settings_of(request.node)
     clock = FakeClock(settings.start or START, watchdog=settings.watchdog)
     try:
-        if settings.freeze:
-            clock.install()
+        clock.install(freeze=settings.freeze)
         request.node.stash[_CLOCK] = clock
-        yield clock
+        # A slow fixture or a report is no stuck test: only the test itself is watched.
+        with clock.watched(False):
+            yield clock
     finally:
-        clock.close()
+        try:
+            clock.close()
+        except RuntimeError as error:
+            pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture
@@ -261,6 +286,15 @@ def clock(claude_comms_clock: FakeClock) -> FakeClock:
 
 
 # -- failures, leaks, the report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    clock = item.stash.get(_CLOCK, None)
+    if clock is None:
+        return (yield)
+    with clock.watched(True):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

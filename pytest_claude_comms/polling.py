@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from enum import Enum, auto
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from . import resources
-from .clock import SECOND, Handle, Wakeup, Why, seconds_to_us
+from .clock import SECOND, Handle, Signal, Wakeup, seconds_to_us
 from .dispatch import Callback, Callbacks, Dispatcher
 from .errors import ClockDeadlock, StoreError
 from .status import MessageStatus
@@ -16,6 +17,7 @@ from .stores import values
 from .stores.base import MessageLike
 from .tracking import Event, StatusTracker
 from .wait_page import PollerState, awaited, wait_timeout
+from .waiting import Park, Patience, Running, Steps, drive, drive_async
 
 if TYPE_CHECKING:
     from .records import Message
@@ -26,6 +28,8 @@ _PAGE = 1_000
 _TOLERANCE_US = 60 * SECOND
 """For how long a waiting poller goes on with a store that answers with nothing but trouble."""
 _EXIT_PATIENCE = 30.0
+
+T = TypeVar("T")
 
 
 class MessagePoller:
@@ -42,6 +46,10 @@ class MessagePoller:
     def __init__(
         self, store: ConversationStore, interval: float = 0.05, since: int | None = None
     ) -> None:
+        if not (hasattr(store, "changes") and hasattr(store, "clock")):
+            raise TypeError(
+                f"a poller needs a ConversationStore, not {store!r}; open one with open_store(url)"
+            )
         self.store = store
         self.clock = store.clock
         self._interval_us = seconds_to_us(interval, "interval")
@@ -61,7 +69,7 @@ class MessagePoller:
         """Raised by each event that leaves a message terminal."""
         self._deadline_us: int | None = None
         self._deadline_known = False
-        self._wakeups: dict[Wakeup, None] = {}
+        self._wakeups: dict[Signal, None] = {}
         """In order, as a set is not: on a fake clock it decides who runs first."""
         self._trouble_since_us: int | None = None
         self._fatal: StoreError | None = None
@@ -144,7 +152,7 @@ class MessagePoller:
             events, self._events = self._events, []
         return events
 
-    def _poll(self, mine: Wakeup | None = None) -> None:
+    def _poll(self, mine: Signal | None = None) -> None:
         self.polls += 1
         before = len(self._events)
         try:
@@ -211,26 +219,14 @@ class MessagePoller:
         StoreError the store does not recover from.
         """
         __tracebackhide__ = True
-        trackers, end_us = self._begin([message], timeout)
-        self._wait_until(lambda: trackers[0].is_terminal, trackers, timeout, end_us)
-        return trackers[0]
+        return self._run(self._waiting([message], _Ends.all, timeout))[0]
 
     def wait_all(
         self, messages: Iterable[MessageLike], timeout: float | None = None
     ) -> list[StatusTracker]:
         """Wait until all are terminal; returns their trackers in the order given."""
         __tracebackhide__ = True
-        trackers, end_us = self._begin(messages, timeout)
-        open_trackers = list(trackers)
-
-        def done() -> bool:
-            # What has ended is not looked at again: 10,000 messages cost 10,000 looks in all.
-            while open_trackers and open_trackers[-1].is_terminal:
-                open_trackers.pop()
-            return not open_trackers
-
-        self._wait_until(done, trackers, timeout, end_us)
-        return trackers
+        return self._run(self._waiting(messages, _Ends.all, timeout))
 
     def wait_any(
         self, messages: Iterable[MessageLike], timeout: float | None = None
@@ -240,10 +236,138 @@ class MessagePoller:
         Raises ValueError if there is none to wait for.
         """
         __tracebackhide__ = True
-        trackers, end_us = self._begin(messages, timeout)
+        return _first_to_end(self._run(self._waiting(messages, _Ends.any, timeout)))
+
+    def watch(self, message: MessageLike, timeout: float | None = None) -> Iterator[Event]:
+        """Each event of a message, its history first, ending after the terminal one.
+
+        ``timeout`` (seconds) is the patience for all of it; then WaitTimeout is raised.
+        """
+        (tracker,), patience = self._run(self._beginning([message], timeout))
+        return self._watch(tracker, patience)
+
+    def _watch(self, tracker: StatusTracker, patience: Patience) -> Iterator[Event]:
+        seen = 0
+        while True:
+            for event in tracker.events(seen):
+                seen += 1
+                yield event
+                if event.status.is_terminal:
+                    return
+            self._run(self._until(partial(_has_more, tracker, seen), [tracker], patience))
+
+    async def wait_async(self, message: MessageLike, timeout: float | None = None) -> StatusTracker:
+        """As ``wait``, without holding up the event loop meanwhile. Looking at the store is done
+        in the loop's thread; it takes well under a millisecond unless the store is busy."""
+        return (await self._run_async(self._waiting([message], _Ends.all, timeout)))[0]
+
+    async def wait_all_async(
+        self, messages: Iterable[MessageLike], timeout: float | None = None
+    ) -> list[StatusTracker]:
+        """As ``wait_all``, for asyncio."""
+        return await self._run_async(self._waiting(messages, _Ends.all, timeout))
+
+    async def wait_any_async(
+        self, messages: Iterable[MessageLike], timeout: float | None = None
+    ) -> StatusTracker:
+        """As ``wait_any``, for asyncio."""
+        return _first_to_end(await self._run_async(self._waiting(messages, _Ends.any, timeout)))
+
+    async def watch_async(
+        self, message: MessageLike, timeout: float | None = None
+    ) -> AsyncIterator[Event]:
+        """As ``watch``, for asyncio: ``async for event in poller.watch_async(message)``."""
+        (tracker,), patience = await self._run_async(self._beginning([message], timeout))
+        seen = 0
+        while True:
+            for event in tracker.events(seen):
+                seen += 1
+                yield event
+                if event.status.is_terminal:
+                    return
+            more = partial(_has_more, tracker, seen)
+            await self._run_async(self._until(more, [tracker], patience))
+
+    # Waiting is written once, as steps that yield whenever there is nothing to do but wait;
+    # ``_run`` then waits by blocking, ``_run_async`` by awaiting.
+
+    def _waiting(
+        self, messages: Iterable[MessageLike], ends: _Ends, timeout: float | None
+    ) -> Steps[list[StatusTracker]]:
+        def steps(wakeup: Signal) -> Running[list[StatusTracker]]:
+            __tracebackhide__ = True
+            trackers, patience = yield from self._beginning(messages, timeout)(wakeup)
+            if ends is _Ends.all:
+                yield from self._until(self._all_ended(trackers), trackers, patience)(wakeup)
+                return trackers
+            ended: list[StatusTracker] = []
+            done = self._any_ended(trackers, ended)
+            yield from self._until(done, trackers, patience)(wakeup)
+            return ended
+
+        return steps
+
+    def _beginning(
+        self, messages: Iterable[MessageLike], timeout: float | None
+    ) -> Steps[tuple[list[StatusTracker], Patience]]:
+        if isinstance(messages, (str, Mapping)):
+            raise TypeError(f"expected several messages, not one: {messages!r}")
+        ids = [values.message_id_of(message) for message in messages]
+        patience = Patience.starting(self.clock, timeout)
+
+        def steps(_: Signal) -> Running[tuple[list[StatusTracker], Patience]]:
+            __tracebackhide__ = True
+            trackers = []
+            for message_id in ids:
+                while (tracker := self._track_if_readable(message_id, patience)) is None:
+                    yield Park(self._interval_us, "a store in trouble")
+                trackers.append(tracker)
+            return trackers, patience
+
+        return steps
+
+    def _track_if_readable(self, message_id: str, patience: Patience) -> StatusTracker | None:
+        over = patience.is_over(self.clock)
+        try:
+            return self.track(message_id)
+        except StoreError as error:
+            if over:
+                raise
+            self._survive(error)
+            return None
+
+    def _until(
+        self, done: Callable[[], bool], trackers: list[StatusTracker], patience: Patience
+    ) -> Steps[None]:
+        def steps(wakeup: Signal) -> Running[None]:
+            __tracebackhide__ = True
+            while True:
+                over = patience.is_over(self.clock)
+                self._poll_patiently(wakeup)
+                if done():
+                    return
+                if over:
+                    raise wait_timeout(self.store, trackers, patience.seconds, self._state())
+                yield Park(self._span_us(patience.end_us), partial(awaited, trackers))
+
+        return steps
+
+    def _all_ended(self, trackers: list[StatusTracker]) -> Callable[[], bool]:
+        open_trackers = list(trackers)
+
+        def done() -> bool:
+            # What has ended is not looked at again: 10,000 messages cost 10,000 looks in all.
+            while open_trackers and open_trackers[-1].is_terminal:
+                open_trackers.pop()
+            return not open_trackers
+
+        return done
+
+    def _any_ended(
+        self, trackers: list[StatusTracker], ended: list[StatusTracker]
+    ) -> Callable[[], bool]:
         if not trackers:
             raise ValueError("wait_any() needs at least one message to wait for")
-        ended: list[StatusTracker] = []
         looked = -1
 
         def done() -> bool:
@@ -253,76 +377,33 @@ class MessagePoller:
                 ended[:] = [tracker for tracker in trackers if tracker.is_terminal]
             return bool(ended)
 
-        self._wait_until(done, trackers, timeout, end_us)
-        return min(ended, key=lambda tracker: tracker.ended_at_revision or 0)
+        return done
 
-    def watch(self, message: MessageLike, timeout: float | None = None) -> Iterator[Event]:
-        """Each event of a message, its history first, ending after the terminal one.
-
-        ``timeout`` (seconds) is the patience for all of it; then WaitTimeout is raised.
-        """
-        trackers, end_us = self._begin([message], timeout)
-        return self._watch(trackers, timeout, end_us)
-
-    def _watch(
-        self, trackers: list[StatusTracker], timeout: float | None, end_us: int | None
-    ) -> Iterator[Event]:
-        tracker = trackers[0]
-        seen = 0
-        while True:
-            for event in tracker.events(seen):
-                seen += 1
-                yield event
-                if event.status.is_terminal:
-                    return
-            self._wait_until(partial(_has_more, tracker, seen), trackers, timeout, end_us)
-
-    def _begin(
-        self, messages: Iterable[MessageLike], timeout: float | None
-    ) -> tuple[list[StatusTracker], int | None]:
-        """The trackers of what is waited for, and the instant at which patience ends."""
-        if isinstance(messages, (str, Mapping)):
-            raise TypeError(f"expected several messages, not one: {messages!r}")
-        ids = [values.message_id_of(message) for message in messages]
-        end_us = None
-        if timeout is not None:
-            end_us = self.clock.monotonic_us() + seconds_to_us(timeout, "timeout")
-        return [self._track_patiently(message_id, end_us) for message_id in ids], end_us
-
-    def _track_patiently(self, message_id: str, end_us: int | None) -> StatusTracker:
-        while True:
-            try:
-                return self.track(message_id)
-            except StoreError as error:
-                if end_us is not None and self.clock.monotonic_us() >= end_us:
-                    raise
-                self._survive(error)
-                self._pause_in_trouble()
-
-    def _wait_until(
-        self,
-        done: Callable[[], bool],
-        trackers: list[StatusTracker],
-        timeout: float | None,
-        end_us: int | None,
-    ) -> None:
+    def _run(self, steps: Steps[T]) -> T:
         __tracebackhide__ = True
+        wakeup = self.clock.wakeup(polls=True)
         # Heard before it is read: a commit between the look and the wait ends the wait.
-        wakeup, forget = self._listen()
+        forget = self._listen(wakeup)
         try:
-            while True:
-                over = end_us is not None and self.clock.monotonic_us() >= end_us
-                self._poll_patiently(wakeup)
-                if done():
-                    return
-                if over:
-                    raise wait_timeout(self.store, trackers, timeout or 0, self._state())
-                self._park(wakeup, end_us, lambda: awaited(trackers))
+            return drive(steps(wakeup), wakeup, self._interval_us, notified=self._notified)
         finally:
             forget()
 
-    def _listen(self) -> tuple[Wakeup, Callable[[], None]]:
-        wakeup = self.clock.wakeup(polls=True)
+    async def _run_async(self, steps: Steps[T]) -> T:
+        wakeup = self.clock.async_wakeup(polls=True)
+        forget = self._listen(wakeup)
+        try:
+            return await drive_async(
+                steps(wakeup), wakeup, self._interval_us, notified=self._notified
+            )
+        finally:
+            forget()
+
+    @property
+    def _notified(self) -> bool:
+        return getattr(self.store, "notifies", True)
+
+    def _listen(self, wakeup: Signal) -> Callable[[], None]:
         unsubscribe = self.store.subscribe(wakeup.set)
         self._wakeups[wakeup] = None
 
@@ -330,10 +411,10 @@ class MessagePoller:
             unsubscribe()
             del self._wakeups[wakeup]
 
-        return wakeup, forget
+        return forget
 
-    def _park(self, wakeup: Wakeup, end_us: int | None, why: Why) -> None:
-        """Wait for a commit, the next deadline, the end of patience or the next beat."""
+    def _span_us(self, end_us: int | None = None) -> int | None:
+        """Until the next deadline, the end of patience, or the next look at a store in trouble."""
         spans = []
         if end_us is not None:
             spans.append(end_us - self.clock.monotonic_us())
@@ -342,19 +423,9 @@ class MessagePoller:
             spans.append(self._interval_us)
         if self._deadline_us is not None and self._deadline_known:
             spans.append(self._deadline_us - self.clock.now_us())
-        wakeup.wait(
-            max(0, min(spans)) if spans else None,
-            why=why,
-            beat_us=self._interval_us,
-            notified=getattr(self.store, "notifies", True),
-        )
+        return max(0, min(spans)) if spans else None
 
-    def _pause_in_trouble(self) -> None:
-        self.clock.wakeup(polls=True).wait(
-            self._interval_us, why="a store in trouble", beat_us=self._interval_us
-        )
-
-    def _poll_patiently(self, mine: Wakeup | None) -> None:
+    def _poll_patiently(self, mine: Signal | None) -> None:
         """Poll, and survive a store that is busy or unreadable for a while."""
         try:
             with self._lock:
@@ -384,7 +455,8 @@ class MessagePoller:
         if self._runner is not None:
             raise RuntimeError("this poller is running already")
         self._stopping = False
-        self._runner_wakeup, forget = self._listen()
+        self._runner_wakeup = self.clock.wakeup(polls=True)
+        forget = self._listen(self._runner_wakeup)
         self._runner = self.clock.spawn(self.run, self._runner_wakeup, forget)
         resources.register(self)
 
@@ -401,7 +473,12 @@ class MessagePoller:
         try:
             while not self._stopping:
                 self._poll_patiently(wakeup)
-                self._park(wakeup, None, "a commit (it polls)")
+                wakeup.wait(
+                    self._span_us(),
+                    why="a commit (it polls)",
+                    beat_us=self._interval_us,
+                    notified=self._notified,
+                )
         except StoreError as error:
             # Every waiter gets it, and if there is none, whoever ends the with block.
             self._fatal = error
@@ -451,6 +528,17 @@ class MessagePoller:
 
     def __repr__(self) -> str:
         return f"<MessagePoller of {self.store.url}, {len(self._trackers):,} tracked>"
+
+
+class _Ends(Enum):
+    """How many of the messages have to end."""
+
+    all = auto()
+    any = auto()
+
+
+def _first_to_end(ended: list[StatusTracker]) -> StatusTracker:
+    return min(ended, key=lambda tracker: tracker.ended_at_revision or 0)
 
 
 def _has_more(tracker: StatusTracker, seen: int) -> bool:

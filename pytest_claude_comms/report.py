@@ -67,8 +67,9 @@ def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
             lines.append(f"… and {len(messages) - _MOST_MESSAGES:,} more messages")
         if not messages:
             lines.append("no message was ever added")
-        if clock is not None:
-            lines += ["", *clock.waiting()]
+        waiting = [] if clock is None else clock.waiting()
+        if waiting:
+            lines += ["", "actors of the clock:", *waiting]
     except (ClaudeCommsError, OSError) as error:
         lines.append(f"the store could not be read: {error}")
     return "\n".join(lines)
@@ -80,7 +81,9 @@ def _timeline(store: ConversationStore, message: Message, start: Any) -> list[st
     head = f"{message.message_id} in {thread}, from {render.clean(message.module_name)}"
     block = render.history(store.changes(0, message=message).items, start)
     if message.deadline_at is not None:
-        block.append(f"deadline {render.instant(message.deadline_at)}")
+        missed = not message.status.is_terminal and message.deadline_at <= store.clock.now()
+        note = "; it has passed, but nobody looked: poll, or call store.expire()" if missed else ""
+        block.append(f"deadline {render.instant(message.deadline_at)}{note}")
     return [head, *(f"  {line}" for line in block)]
 
 
@@ -88,20 +91,19 @@ class MatrixReport:
     """Collects outcomes by test and store, and prints them at the end of the run."""
 
     def __init__(self) -> None:
-        self._outcomes: dict[str, dict[str, str]] = {}
-        """By test, then store."""
-        self._returns: dict[str, str] = {}
+        self._outcomes: dict[str, dict[tuple[str, str], str]] = {}
+        """By test, then store and the shape that its ``add_message`` returned."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         found = getattr(report, "claude_comms", None)
         if found is None:
             return
-        self._returns[found["store"]] = found["returns"]
+        column = found["store"], found["returns"]
         row = self._outcomes.setdefault(found["test"], {})
         outcome = _outcome(report)
         # A later phase can make it worse, never better.
-        if outcome is not None and row.get(found["store"]) not in ("failed", "error"):
-            row[found["store"]] = outcome
+        if outcome is not None and row.get(column) not in ("failed", "error"):
+            row[column] = outcome
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self._outcomes:
@@ -115,15 +117,16 @@ class MatrixReport:
 
     def matrix(self) -> list[str]:
         """A line per store: how many tests passed, failed, …"""
+        columns = sorted({column for row in self._outcomes.values() for column in row})
         counts = {
-            store: Counter(row[store] for row in self._outcomes.values() if store in row)
-            for store in self._returns
+            column: Counter(row[column] for row in self._outcomes.values() if column in row)
+            for column in columns
         }
         shown = [o for o in _OUTCOMES if o == "passed" or any(c[o] for c in counts.values())]
         rows: list[Sequence[str]] = [("store", "add_message returns", *shown)]
-        for store in sorted(counts):
-            numbers = (f"{counts[store][outcome]:,}" for outcome in shown)
-            rows.append((store, self._returns[store], *numbers))
+        for column in columns:
+            numbers = (f"{counts[column][outcome]:,}" for outcome in shown)
+            rows.append((*column, *numbers))
         return render.table(rows)
 
     def divergences(self) -> list[str]:
@@ -134,8 +137,7 @@ class MatrixReport:
         lines = ["1 divergence:" if len(found) == 1 else f"{len(found):,} divergences:"]
         for test, row in found:
             by_outcome: dict[str, list[str]] = {}
-            for store, outcome in sorted(row.items()):
-                shape = self._returns[store]
+            for (store, shape), outcome in sorted(row.items()):
                 name = store if shape == "message" else f"{store} (add_message returns a {shape})"
                 by_outcome.setdefault(outcome, []).append(name)
             told = "; ".join(f"{o} on {', '.join(s)}" for o, s in sorted(by_outcome.items()))

@@ -78,7 +78,10 @@ def _standing(store: ConversationStore, tracker: StatusTracker) -> str:
 
 
 def _state(store: ConversationStore, tracker: StatusTracker, poller: PollerState) -> str:
-    parts = [f"{poller.polls:,} polls", f"cursor {poller.cursor}"]
+    parts = [
+        "1 poll" if poller.polls == 1 else f"{poller.polls:,} polls",
+        f"cursor {poller.cursor}",
+    ]
     if tracker.exists:
         age = (store.clock.now() - tracker.history[-1].at).total_seconds()
         parts.append(f"last change {render.span(age)} ago")

@@ -198,7 +198,10 @@ class FileLock:
         self._close_file()
 
     def __del__(self) -> None:
-        self._close_file()
+        try:  # noqa: SIM105 - at the interpreter's end modules are gone, contextlib too
+            self._close_file()
+        except Exception:  # noqa: BLE001, S110
+            pass
 
 
 if sys.platform == "win32":

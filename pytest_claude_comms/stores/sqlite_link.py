@@ -127,8 +127,11 @@ class Link:
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that is collected open. There is none if
         # connect() raised.
-        if "db" in self.__dict__:
-            self.close()
+        try:
+            if "db" in self.__dict__:
+                self.close()
+        except Exception:  # noqa: BLE001, S110 - at the interpreter's end modules are gone
+            pass
 
 
 def _uri(path: str) -> str:

@@ -168,6 +168,8 @@ class TinyDBConversationStore(BaseStore):
     # -- opening
 
     def _open(self) -> None:
+        if os.path.isdir(self._path):
+            raise StoreError(f"{self._path} is a directory, not a conversation store")
         create_private(self._lock.path)
         with self._lock.held(self.clock, _us(BUSY_TIMEOUT), self._path), self._guard:
             try:

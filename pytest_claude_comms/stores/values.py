@@ -133,7 +133,8 @@ def _json_value(value: object, path: str, depth: int) -> object:
             raise ValueError(f"{path} is {value!r}, which JSON cannot hold; use None or a str")
         return float(value)
     if not isinstance(value, (Mapping, list, tuple)):
-        raise TypeError(f"{path} is a {type(value).__name__}, which JSON cannot hold: {value!r}")
+        kind = type(value).__name__
+        raise TypeError(f"{path} is a {kind}, which JSON cannot hold: {value!r}")
     if depth > DEEPEST_METADATA:
         raise ValueError(f"{path[:200]}… is nested more than {DEEPEST_METADATA} deep")
     if isinstance(value, Mapping):

@@ -77,7 +77,7 @@ def assert_terminal(
     )
 
 
-def assert_no_pending(store: ConversationStore, *, thread: Any = None) -> None:
+def assert_no_pending(store: ConversationStore, thread: Any = None) -> None:
     """No message of the store (or of one thread) is still pending or processing."""
     __tracebackhide__ = True
     waiting = store.messages(thread, status=[MessageStatus.PENDING, MessageStatus.PROCESSING])
@@ -168,7 +168,7 @@ def _step(word: str) -> _Step:
         good = ", ".join(status.value for status in MessageStatus)
         raise ValueError(
             f"{text!r} is no step of a pattern; a step is one of {good}, several with | between "
-            "them, one with ? behind it, or ..."
+            "them, one with ? behind it, or ...; steps are separated by ->"
         ) from None
     return _Step(text, statuses, optional=text.endswith("?"))
 

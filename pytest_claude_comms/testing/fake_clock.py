@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,7 +12,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from ..clock import SECOND, Backoff, Clock, Handle, Wakeup, Why, seconds_to_us, to_us
+from ..clock import SECOND, AsyncWakeup, Backoff, Clock, Handle, Wakeup, Why, seconds_to_us, to_us
 from .freeze import Freeze
 from .scheduler import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, Scheduler
 from .watchdog import Watchdog
@@ -45,6 +47,8 @@ class FakeClock(Clock):
         self._scheduler = Scheduler(watchdog, self._moved)
         self._watchdog = Watchdog(self._scheduler)
         self._freeze: Freeze | None = None
+        self._outside = threading.local()
+        """How deep each thread is in ``outside``."""
         self.jumps = 0
         """How often time has moved."""
 
@@ -100,12 +104,12 @@ class FakeClock(Clock):
         us = seconds_to_us(t, "t")
         if us < self._scheduler.now_us:
             raise ValueError(f"t={t:g} is past: it is +{self.elapsed:g} s, time can't go back")
-        return self._start_actor(f"{_name(f)} (for +{us / SECOND:g} s)", us, f, args, kwargs)
+        return self._start_actor(_plan(f, us), us, f, args, kwargs)
 
     def after(self, d: float, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
         """Call ``f`` in ``d`` seconds."""
         us = self._scheduler.now_us + seconds_to_us(d, "d")
-        return self._start_actor(f"{_name(f)} (for +{us / SECOND:g} s)", us, f, args, kwargs)
+        return self._start_actor(_plan(f, us), us, f, args, kwargs)
 
     def spawn(self, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
         """Run ``f`` on a thread of its own, as an actor: it may sleep and wait on this clock."""
@@ -129,20 +133,39 @@ class FakeClock(Clock):
     @contextmanager
     def outside(self, what: str) -> Iterator[None]:
         """Declare work in real time (a child process, a thread of your own): no time jumps
-        meanwhile, and a poller that waits looks for the writes of other processes."""
-        with self._scheduler.outside(what):
+        meanwhile, and a poller that waits looks for the writes of other processes. For who
+        declares it ``time.sleep`` is real inside, so that ``subprocess`` can wait there."""
+        key = object()
+        declared = self._outside
+        declared.depth = getattr(declared, "depth", 0) + 1
+        self.outside_works(key, what)
+        try:
             yield
+        finally:
+            declared.depth -= 1
+            self.outside_rests(key)
 
     # -- for the library
 
     def wakeup(self, *, polls: bool = False) -> Wakeup:
         return _FakeWakeup(self._scheduler, POLLS if polls else ORDINARY)
 
+    def async_wakeup(self, *, polls: bool = False) -> AsyncWakeup:
+        from .fake_asyncio import FakeLoopWakeup
+
+        return FakeLoopWakeup(self._scheduler, polls=polls)
+
     def lock(self) -> AbstractContextManager[object]:
         return _FakeLock(self._scheduler)
 
     def backoff(self, bound_us: int) -> Backoff:
         return _FakeBackoff(self._scheduler, bound_us)
+
+    def outside_works(self, key: object, what: str) -> None:
+        self._scheduler.outside_works(key, what)
+
+    def outside_rests(self, key: object) -> None:
+        self._scheduler.outside_rests(key)
 
     def unhandled(self, error: BaseException, what: str) -> None:
         if isinstance(error, Killed):
@@ -155,12 +178,13 @@ class FakeClock(Clock):
 
     # -- its life
 
-    def install(self) -> None:
-        """Show this clock's time to code that reads the standard library's."""
-        freeze = Freeze(self.start, self._sleep_of_anybody)
-        freeze.install()
-        self._freeze = freeze
-        freeze.move(self._scheduler.now_us)
+    def install(self, *, freeze: bool = True) -> None:
+        """Let ``time.sleep`` and asyncio's event loops wait on this clock, and show its time to
+        code that reads the standard library's (``freeze=False``: that stays real)."""
+        installed = Freeze(self.start, self._scheduler, self._sleep_of_anybody, freeze=freeze)
+        installed.install()
+        self._freeze = installed
+        installed.move(self._scheduler.now_us)
 
     def close(self) -> None:
         """End all actors and put real time back.
@@ -179,7 +203,7 @@ class FakeClock(Clock):
         self._scheduler.raise_failures()
         if stuck:
             names = ", ".join(actor.name for actor in stuck)
-            raise RuntimeError(f"still running after the test's clock was closed: {names}")
+            raise RuntimeError(f"{names}: still running after the test's clock was closed")
 
     def __enter__(self) -> FakeClock:
         return self
@@ -191,8 +215,17 @@ class FakeClock(Clock):
         return f"<FakeClock {self.now().isoformat()}, +{self.elapsed:g} s>"
 
     def waiting(self) -> list[str]:
-        """Who waits for what, a line each, for a person."""
-        return self._scheduler.lines()
+        """Which actors beside the test wait for what, a line each, for a person."""
+        return self._scheduler.lines()[1:]
+
+    @contextmanager
+    def watched(self, watched: bool) -> Iterator[None]:
+        """Whether the watchdog looks after the test's own thread meanwhile."""
+        before, self._watchdog.armed = self._watchdog.armed, watched
+        try:
+            yield
+        finally:
+            self._watchdog.armed = before
 
     def _moved(self, us: int) -> None:
         self.jumps += 1
@@ -200,7 +233,8 @@ class FakeClock(Clock):
             self._freeze.move(us)
 
     def _sleep_of_anybody(self, seconds: float) -> None:
-        if self._freeze is None:  # kept by somebody who imported it while it stood for time.sleep
+        # Without a freeze: kept by somebody who imported it while it stood for time.sleep.
+        if self._freeze is None or getattr(self._outside, "depth", 0) > 0:
             Real.sleep(seconds)
         else:
             self.sleep(seconds)
@@ -353,6 +387,13 @@ class _FakeBackoff:
     def waited(self) -> float:
         real = Real.monotonic() - self._start_real
         return max(real, (self._scheduler.now_us - self._start_us) / SECOND)
+
+
+def _plan(f: object, us: int) -> str:
+    # Two lambdas are told apart by where they were planned.
+    caller = sys._getframe(2)
+    where = f"{os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno}"
+    return f"{_name(f)} (for +{us / SECOND:g} s, {where})"
 
 
 def _name(f: object) -> str:

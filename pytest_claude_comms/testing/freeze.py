@@ -1,4 +1,5 @@
-"""Shows fake time to code that reads the standard library's: freezegun, and ``time.sleep``."""
+"""Makes the standard library obey a fake clock: ``time.sleep``, asyncio, and by freezegun the
+time that it tells."""
 
 from __future__ import annotations
 
@@ -6,9 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ClaudeCommsError
+from .scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from .fake_asyncio import FakeLoops
 
 _installed: list[object] = []
 
@@ -16,25 +21,41 @@ _installed: list[object] = []
 class Freeze:
     """One installation; at most one at a time in a process."""
 
-    def __init__(self, start: datetime, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        start: datetime,
+        scheduler: Scheduler,
+        sleep: Callable[[float], None],
+        *,
+        freeze: bool = True,
+    ) -> None:
         self._start = start
+        self._scheduler = scheduler
         self._sleep = sleep
+        self._freeze = freeze
+        self._loops: FakeLoops | None = None
         self._real_sleep = time.sleep
         self._freezer: Any = None
         self._frozen: Any = None
         self._us = 0
 
     def install(self) -> None:
-        from freezegun import freeze_time
-
         if _installed:
             raise ClaudeCommsError("another fake clock is installed; one test has one clock")
         _installed.append(self)
-        # Started once and then only moved: a start looks through every module (2 to 50 ms).
-        # pytest times its own phases by `_pytest.timing`; they take real time.
-        self._freezer = freeze_time(self._start, real_asyncio=True, ignore=["_pytest.timing"])
-        self._frozen = self._freezer.start()
+        if self._freeze:
+            from freezegun import freeze_time
+
+            # Started once and then only moved: a start looks through every module (2 to 50 ms).
+            # pytest times its own phases by `_pytest.timing`; they take real time.
+            self._freezer = freeze_time(self._start, real_asyncio=True, ignore=["_pytest.timing"])
+            self._frozen = self._freezer.start()
         self._replace_sleep(self._real_sleep, self._sleep)
+        if "asyncio" in sys.modules:  # freezegun loads it; without either no loop can be there
+            from .fake_asyncio import FakeLoops
+
+            self._loops = FakeLoops(self._scheduler)
+            self._loops.install()
 
     def move(self, us: int) -> None:
         """Show the instant ``us`` after the start."""
@@ -43,8 +64,11 @@ class Freeze:
             self._us = us
 
     def uninstall(self) -> None:
+        if self._loops is not None:
+            self._loops.uninstall()
         self._replace_sleep(self._sleep, self._real_sleep)
-        self._freezer.stop()
+        if self._freezer is not None:
+            self._freezer.stop()
         self._frozen = None
         _installed.remove(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -91,10 +92,13 @@ def _store_choice(name: str) -> StoreChoice:
         factory = getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the store {name!r} cannot be loaded: {error}; {_GOOD_STORES}") from error
-    if not callable(factory):
+    try:
+        inspect.signature(factory).bind(Path(), clock=None, durability="process")
+    except (TypeError, ValueError) as error:
         raise TypeError(
-            f"the store {name!r} is {factory!r}, not a function (folder, *, clock, durability)"
-        )
+            f"the store {name!r} is {factory!r}, not a function (folder, *, clock, durability): "
+            f"{error}"
+        ) from None
     return StoreChoice(name, factory)
 
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import count
 
 from ..clock import SECOND, Why
@@ -102,12 +101,14 @@ class Scheduler:
         self._number = count()
         self._idle_since: int | None = None
         """The turn at which ``run_until_idle`` began, while the test is in it."""
-        self._outside: list[str] = []
+        self._outside: dict[object, str] = {}
+        """What goes on in real time, by a key of who said so."""
         self._turns = 0
         self._beaten_turns = 0
         self._still = 0.0
         """Real seconds for which the test has waited since anything happened."""
         self._closed: str | None = None
+        self._taken_over = False
 
     # -- who is asking
 
@@ -132,8 +133,15 @@ class Scheduler:
 
     # -- actors
 
-    def start(self, name: str, run: Callable[[], object], at_us: int | None = None) -> Actor:
-        """Enrol a function: ready now, or due at an instant."""
+    def start(
+        self,
+        name: str,
+        run: Callable[[], object],
+        at_us: int | None = None,
+        *,
+        weak: bool = False,
+    ) -> Actor:
+        """Enrol a function: ready now, or due at an instant (``weak``: if time comes so far)."""
         actor = Actor(name, run)
         with self._mutex:
             self.check_open()
@@ -141,9 +149,21 @@ class Scheduler:
                 self._enrol(actor)
             else:
                 actor.parked = True
-                self._set_timer(Timer(at_us, actor))
+                actor.timers.append(self._set_timer(Timer(at_us, actor, weak=weak)))
             self._kick()
         return actor
+
+    def cancel(self, actor: Actor) -> None:
+        """Take back a function that was planned and has not begun."""
+        with self._mutex:
+            for timer in actor.timers:
+                self._cancel(timer)
+            actor.timers.clear()
+
+    @property
+    def others_are_ready(self) -> bool:
+        """Whether somebody waits for the turn at this instant."""
+        return any(self._ready)
 
     def _enrol(self, actor: Actor) -> None:
         """Put an actor in line for the turn."""
@@ -335,6 +355,7 @@ class Scheduler:
     def _take_over(self) -> None:
         # Whoever has the turn never gave it back; when it comes to the clock it ends there.
         self._closed = "an actor blocked outside the clock"
+        self._taken_over = True
         self._holder = self.test
         self.test.parked = False
 
@@ -429,16 +450,15 @@ class Scheduler:
 
     # -- work outside
 
-    @contextmanager
-    def outside(self, what: str) -> Iterator[None]:
-        """While inside, ``what`` goes on in real time and fake time stands still."""
+    def outside_works(self, key: object, what: str) -> None:
+        """From now on ``what`` goes on in real time, and fake time stands still."""
         with self._mutex:
-            self._outside.append(what)
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._outside.remove(what)
+            self._outside[key] = what
+
+    def outside_rests(self, key: object) -> None:
+        """It has ended, or waits for fake time to pass itself."""
+        with self._mutex:
+            if self._outside.pop(key, None) is not None:
                 self._kick()
 
     def _beat(self) -> None:
@@ -463,7 +483,8 @@ class Scheduler:
             self._closed = self._closed or "the test is over"
             self._timers.clear()
             living = [actor for actor in self._actors if actor.thread is not None]
-        until = Real.monotonic() + self.watchdog
+        # Who is stuck was waited for once already.
+        until = Real.monotonic() + (0.1 if self._taken_over else self.watchdog)
         for actor in living:  # one after another: what they unwind may not be made for company
             assert actor.thread is not None
             if actor is not self._holder and actor.gate.locked():
@@ -479,8 +500,9 @@ class Scheduler:
             [
                 f"at +{self.now_us / SECOND:g} s on the fake clock all wait and nothing is due:",
                 *self.lines(),
-                "  hint     a thread of your own and a process are outside the clock: start the",
-                "           thread with clock.spawn(…), or wait inside clock.outside(…)",
+                "  hint     give the wait a timeout=, the message a timeout=, or plan its end with",
+                "           clock.at(…); a thread of your own and a process are outside the clock:",
+                "           start the thread with clock.spawn(…), or wait inside clock.outside(…)",
             ]
         )
 
@@ -490,7 +512,8 @@ class Scheduler:
 
     def stuck_page(self) -> str:
         """Somebody has the turn and does not give it back."""
-        holder = self._holder.name if self._holder else ", ".join(self._outside) or "nobody"
+        outside = ", ".join(self._outside.values()) or "nobody"
+        holder = self._holder.name if self._holder else outside
         return "\n".join(
             [
                 f"{holder} has not come back to the fake clock for {self.watchdog:g} real seconds:",
@@ -513,7 +536,7 @@ class Scheduler:
         if actor.parked:
             why = actor.why if isinstance(actor.why, str) else actor.why()
             return f"  {actor.name} waits for {why} since +{actor.since_us / SECOND:g} s"
-        return f"  {actor.name} runs"
+        return f"  {actor.name} {'runs' if actor.thread is not None else 'has not begun'}"
 
 
 def _run_deep(depth: int, body: Callable[[Actor], None], actor: Actor) -> None:

@@ -322,8 +322,8 @@ def test_broken_version_subscribing_after_the_look_loses_the_wake_up(
     store: MemoryConversationStore, clock: FakeClock
 ) -> None:
     class Late(MessagePoller):
-        def _listen(self) -> Any:
-            return self.clock.wakeup(polls=True), lambda: None
+        def _listen(self, wakeup: object) -> Any:
+            return lambda: None
 
     add(store, "m")
     poller = Late(store)

@@ -12,10 +12,12 @@ from pytest_claude_comms.errors import (
     AlreadyExists,
     ClaudeCommsError,
     ClaudeError,
+    ClaudeNotFound,
     ClockDeadlock,
     HistoryGone,
     InvalidTransition,
     MessageNotFound,
+    ModuleDirectoryNotFound,
     StoreBusy,
     StoreClosed,
     StoreCorrupt,
@@ -98,6 +100,23 @@ EXAMPLES: list[tuple[ClaudeCommsError, str, dict[str, object]]] = [
         {"message_ids": ("a", "b"), "timeout": 2.5},
     ),
     (ClockDeadlock("all wait"), "all wait", {}),
+    (
+        ClaudeNotFound("claude", "it is not on PATH"),
+        (
+            "the Claude CLI 'claude' cannot be run: it is not on PATH. Get one with `pip install "
+            "claude-agent-sdk` or `npm install -g @anthropic-ai/claude-code`, or say where it is "
+            "with command="
+        ),
+        {"command": "claude", "reason": "it is not on PATH"},
+    ),
+    (
+        ModuleDirectoryNotFound("../x", "does not exist"),
+        (
+            "the module's directory '../x' does not exist: Claude runs in the directory of the "
+            "module that is asked, so it has to be one"
+        ),
+        {"path": "../x"},
+    ),
     (ClaudeError("no claude"), "no claude", {}),
 ]
 

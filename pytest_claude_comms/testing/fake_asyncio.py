@@ -1,0 +1,185 @@
+"""Makes asyncio's event loops wait on a fake clock.
+
+A loop does two things with time: it reads it (``loop.time``), and it waits for its selector, for
+so long as nothing is ready. Both are replaced, in the classes and only for loops that run in an
+actor, so that loops made before (by pytest-asyncio, anyio, a wider fixture) obey too. While the
+loop waits, its actor is parked like any other; ``call_soon_threadsafe`` wakes it.
+
+Work in an executor is a thread outside the clock; no time passes until it is done. What arrives
+by a socket or a pipe is outside too, and has to be declared by ``clock.outside(…)``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from asyncio import base_events, events
+from collections.abc import Callable
+from typing import Any
+
+from ..clock import SECOND, Why
+from ..loop_wakeup import LoopWakeup
+from .scheduler import ORDINARY, POLLS, Actor, Real, Scheduler
+
+_SELECTORS = (
+    "SelectSelector",
+    "PollSelector",
+    "EpollSelector",
+    "DevpollSelector",
+    "KqueueSelector",
+)
+
+
+class FakeLoops:
+    """The replacements, for as long as a clock is installed."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._undo: list[Callable[[], None]] = []
+        self._parked: dict[int, Actor] = {}
+        """By the ``id`` of its loop."""
+
+    def install(self) -> None:
+        """Replace; ``uninstall`` undoes it."""
+        # freezegun puts a `time` of its own into the concrete class.
+        for loop_class in {base_events.BaseEventLoop, asyncio.SelectorEventLoop}:
+            self._replace(loop_class, "time", self._time())
+        self._replace_wrapped(base_events.BaseEventLoop, "call_soon_threadsafe", self._threadsafe)
+        self._replace_wrapped(base_events.BaseEventLoop, "run_in_executor", self._in_executor)
+        self._replace_wrapped(
+            base_events.BaseEventLoop, "shutdown_default_executor", self._shutting_down
+        )
+        for name in _SELECTORS:
+            selector_class = getattr(selectors, name, None)
+            if selector_class is not None:
+                self._replace_wrapped(selector_class, "select", self._select)
+
+    def uninstall(self) -> None:
+        """Put back what was there."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _replace(self, cls: type, name: str, new: object) -> None:
+        missing = object()
+        old = cls.__dict__.get(name, missing)
+        setattr(cls, name, new)
+        if old is missing:
+            self._undo.append(lambda: delattr(cls, name))
+        else:
+            self._undo.append(lambda: setattr(cls, name, old))
+
+    def _replace_wrapped(
+        self, cls: type, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        self._replace(cls, name, wrap(getattr(cls, name)))
+
+    def _time(self) -> Callable[[Any], float]:
+        scheduler = self._scheduler
+
+        def time(_: Any) -> float:
+            if scheduler.me() is None:
+                return Real.monotonic()
+            return scheduler.now_us / SECOND
+
+        return time
+
+    def _select(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        scheduler = self._scheduler
+
+        def select(selector: Any, timeout: float | None = None) -> Any:
+            loop = events._get_running_loop()
+            actor = scheduler.me()
+            if actor is None or getattr(loop, "_selector", None) is not selector:
+                return real(selector, timeout)
+            ready = real(selector, 0)
+            if ready:
+                return ready
+            span_us = None if timeout is None else max(0, round(timeout * SECOND))
+            if span_us == 0 and not scheduler.others_are_ready:
+                return ready
+            self._parked[id(loop)] = actor
+            try:
+                scheduler.park(
+                    lambda: f"asyncio ({_tasks(loop)})",
+                    at_us=None if span_us is None else scheduler.now_us + span_us,
+                    beats=True,
+                    order=ORDINARY,
+                    # What call_soon_threadsafe wrote before we parked is in the selector now.
+                    unless=lambda: bool(real(selector, 0)),
+                )
+            finally:
+                del self._parked[id(loop)]
+            return real(selector, 0)
+
+        return select
+
+    def _threadsafe(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call_soon_threadsafe(loop: Any, *args: Any, **kwargs: Any) -> Any:
+            handle = real(loop, *args, **kwargs)
+            actor = self._parked.get(id(loop))
+            if actor is not None:
+                self._scheduler.wake(actor, lambda: self._parked.get(id(loop)) is actor)
+            return handle
+
+        return call_soon_threadsafe
+
+    def _in_executor(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def run_in_executor(loop: Any, executor: Any, f: Any, *args: Any) -> Any:
+            future = real(loop, executor, f, *args)
+            if self._scheduler.me() is not None:
+                key = object()
+                self._scheduler.outside_works(key, f"{f!r} in an executor")
+                future.add_done_callback(lambda _: self._scheduler.outside_rests(key))
+            return future
+
+        return run_in_executor
+
+    def _shutting_down(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        async def shutdown_default_executor(loop: Any, *args: Any, **kwargs: Any) -> Any:
+            key = object()
+            self._scheduler.outside_works(key, "the end of an executor's threads")
+            try:
+                return await real(loop, *args, **kwargs)
+            finally:
+                self._scheduler.outside_rests(key)
+
+        return shutdown_default_executor
+
+
+def _tasks(loop: Any) -> str:
+    names = sorted(task.get_name() for task in asyncio.all_tasks(loop))
+    return ", ".join(names) or "no task"
+
+
+class FakeLoopWakeup(LoopWakeup):
+    """A wakeup whose beat keeps nothing alive, and whose waiter looks after all have written."""
+
+    def __init__(self, scheduler: Scheduler, *, polls: bool) -> None:
+        super().__init__()
+        self._scheduler = scheduler
+        self._polls = polls
+
+    async def wait(
+        self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True
+    ) -> bool:
+        """As ``Wakeup.wait``."""
+        scheduler = self._scheduler
+        beat = None
+        if beat_us is not None and not notified:
+            at_us = scheduler.now_us + beat_us
+            beat = scheduler.start("a beat", self._beat, at_us, weak=True)
+        try:
+            await self._wait(timeout_us)
+        finally:
+            if beat is not None:
+                scheduler.cancel(beat)
+        if self._polls and scheduler.me() is not None:
+            # At one instant the loop's other tasks come first, and then all other actors.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            scheduler.park("its turn to poll", at_us=scheduler.now_us, order=POLLS)
+        woken, self._set = self._set, False
+        return woken
+
+    def _beat(self) -> None:
+        self.loop.call_soon_threadsafe(self._resume)

@@ -1,0 +1,254 @@
+"""asyncio obeys the fake clock, together with threads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms import ClockDeadlock, MemoryConversationStore, MessagePoller, WaitTimeout
+from pytest_claude_comms.testing import FakeClock
+
+
+@pytest.fixture(params=[True, False], ids=["freeze", "no-freeze"])
+def clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
+    with FakeClock(watchdog=5) as clock:
+        clock.install(freeze=request.param)
+        yield clock
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemoryConversationStore:
+    store = MemoryConversationStore(clock=clock)
+    store.create_thread(thread_id="t")
+    return store
+
+
+def test_sleep(clock: FakeClock) -> None:
+    async def main() -> float:
+        await asyncio.sleep(3600)
+        return clock.elapsed
+
+    assert asyncio.run(main()) == 3600
+
+
+def test_timeouts(clock: FakeClock) -> None:
+    async def main() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), 7)
+        assert clock.elapsed == 7
+        done, waiting = await asyncio.wait(
+            [asyncio.ensure_future(asyncio.sleep(1)), asyncio.ensure_future(asyncio.sleep(9))],
+            timeout=3,
+        )
+        assert (len(done), len(waiting), clock.elapsed) == (1, 1, 10)
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_was_there_before_the_clock() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        with FakeClock() as clock:
+            clock.install()
+            loop.run_until_complete(asyncio.sleep(100))
+            assert clock.elapsed == 100
+            assert loop.time() == 100
+        start = time.monotonic()
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert time.monotonic() - start >= 0.01
+    finally:
+        loop.close()
+
+
+def test_tasks_and_threads_share_one_time(clock: FakeClock) -> None:
+    log: list[tuple[str, float]] = []
+
+    def thread() -> None:
+        for _ in range(3):
+            time.sleep(1)
+            log.append(("thread", clock.elapsed))
+
+    async def task(name: str) -> None:
+        for _ in range(3):
+            await asyncio.sleep(1)
+            log.append((name, clock.elapsed))
+
+    async def main() -> None:
+        await asyncio.gather(task("a"), task("b"))
+
+    clock.spawn(thread)
+    asyncio.run(main())
+    assert sorted(log) == [(n, float(t)) for n in ("a", "b", "thread") for t in (1, 2, 3)]
+    assert [at for _, at in log] == sorted(at for _, at in log)
+
+
+def test_a_loop_on_a_spawned_thread(clock: FakeClock) -> None:
+    handle = clock.spawn(asyncio.run, asyncio.sleep(5))
+    assert handle.join()
+    assert clock.elapsed == 5
+
+
+def test_another_actor_calls_into_the_loop(clock: FakeClock) -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+        clock.at(12, loop.call_soon_threadsafe, event.set)
+        await event.wait()
+        return clock.elapsed
+
+    assert asyncio.run(main()) == 12
+
+
+def test_no_time_passes_while_an_executor_works(clock: FakeClock) -> None:
+    async def main() -> int:
+        clock.after(5, lambda: None)
+        found = await asyncio.to_thread(sum, range(1000))
+        assert clock.elapsed == 0
+        return found
+
+    assert asyncio.run(main()) == 499_500
+    assert clock.elapsed == 0
+
+
+def test_a_task_that_nothing_can_wake_is_a_deadlock(clock: FakeClock) -> None:
+    async def main() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(ClockDeadlock, match=r"the test waits for asyncio \(Task-\d+\)"):
+        asyncio.run(main())
+
+
+def test_a_busy_loop_lets_others_have_their_turn(clock: FakeClock) -> None:
+    seen: list[str] = []
+
+    async def main() -> None:
+        clock.spawn(seen.append, "other")
+        while not seen:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert clock.elapsed == 0
+
+
+def test_waiting_and_watching(clock: FakeClock, store: MemoryConversationStore) -> None:
+    answer = store.add_message("t", "m", status="pending", timeout=30)
+    clock.at(3, store.update_message, answer, status="processing", append="x")
+    poller = MessagePoller(store)
+
+    async def main() -> list[tuple[str, float]]:
+        waiting = asyncio.create_task(poller.wait_async(answer, timeout=60))
+        seen = [(event.status.value, clock.elapsed) async for event in poller.watch_async(answer)]
+        tracker = await waiting
+        assert tracker.statuses == ["pending", "processing", "timeout"]
+        assert await poller.wait_any_async(["nobody", answer]) is tracker
+        assert await poller.wait_all_async([answer]) == [tracker]
+        return seen
+
+    assert asyncio.run(main()) == [("pending", 0), ("processing", 3), ("timeout", 30)]
+
+
+def test_patience_ends(clock: FakeClock, store: MemoryConversationStore) -> None:
+    poller = MessagePoller(store)
+
+    async def main() -> None:
+        with pytest.raises(WaitTimeout, match=r"^message nobody did not .* within 5\.0 s"):
+            await poller.wait_async("nobody", timeout=5)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(poller.wait_async("nobody"), 3)
+        assert clock.elapsed == 8
+        with pytest.raises(ValueError, match="at least one message"):
+            await poller.wait_any_async([])
+
+    asyncio.run(main())
+
+
+def test_a_write_at_the_very_instant_of_the_deadline_counts(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    answer = store.add_message("t", "m", status="pending", timeout=30)
+    poller = MessagePoller(store)
+
+    async def main() -> str:
+        waiting = asyncio.create_task(poller.wait_async(answer, timeout=60))
+        await asyncio.sleep(30)
+        store.update_message(answer, status="complete")
+        return (await waiting).status.value
+
+    assert asyncio.run(main()) == "complete"
+
+
+def test_a_store_that_does_not_notify_is_looked_at(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    class Silent:
+        notifies = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def subscribe(self, wake: object) -> Any:
+            return lambda: None
+
+    answer = store.add_message("t", "m", status="pending")
+    clock.at(10, store.update_message, answer, status="complete")
+    poller = MessagePoller(Silent(), interval=1)
+    assert asyncio.run(poller.wait_async(answer, timeout=60)).status == "complete"
+    assert clock.elapsed == 10
+    with pytest.raises(ClockDeadlock):  # the beat alone keeps nothing alive
+        asyncio.run(poller.wait_async("nobody"))
+
+
+def one_run() -> list[tuple[str, float]]:
+    log: list[tuple[str, float]] = []
+    with FakeClock() as clock:
+        clock.install(freeze=False)
+        store = MemoryConversationStore(clock=clock)
+        store.create_thread(thread_id="t")
+
+        async def ask(number: int) -> None:
+            answer = store.add_message(
+                "t", "m", status="pending", timeout=3600, message_id=f"m{number}"
+            )
+            clock.after(number % 7, store.update_message, answer, status="processing")
+            if number % 3:
+                clock.after(number * 10, store.update_message, answer, status="complete")
+            with MessagePoller(store) as poller:
+                poller.track(answer, on_event=lambda e: log.append((e.message_id, clock.elapsed)))
+                async for event in poller.watch_async(answer):
+                    log.append((event.status.value, clock.elapsed))  # noqa: PERF401
+
+        async def main() -> None:
+            await asyncio.gather(*(ask(number) for number in range(5)))
+
+        asyncio.run(main())
+    return log
+
+
+def test_the_same_script_runs_the_same_way_every_time() -> None:
+    first = one_run()
+    assert len(first) > 20
+    for _ in range(20):
+        assert one_run() == first
+
+
+@pytest.mark.long
+def test_the_same_script_runs_the_same_way_a_thousand_times() -> None:
+    first = one_run()
+    for _ in range(1000):
+        assert one_run() == first
+
+
+def test_without_a_fake_clock() -> None:
+    store = MemoryConversationStore()
+    answer = store.add_message(store.create_thread(), "m", status="pending")
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, lambda: store.update_message(answer, status="complete"))
+        return (await MessagePoller(store).wait_async(answer, timeout=60)).status.value
+
+    assert asyncio.run(main()) == "complete"

@@ -1,0 +1,154 @@
+"""What goes wrong for a user is said in the user's terms, and goes no further."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import Run
+
+
+def test_a_slow_report_or_fixture_is_no_stuck_test(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import threading, pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if report.failed:
+                threading.Event().wait(0.8)
+            return report
+
+        @pytest.fixture
+        def slow(clock):
+            yield
+            threading.Event().wait(0.8)
+        """
+    )
+    result = run(
+        """
+        def test_fails(clock):
+            clock.at(1, print)
+            assert 0
+
+        def test_with_a_slow_fixture(clock, slow):
+            clock.at(50, print)
+        """,
+        "--claude-comms-watchdog=0.2",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E       assert 0"])
+
+
+def test_subprocess_can_wait_inside_outside(run: Run) -> None:
+    result = run(
+        """
+        import subprocess, sys
+
+        def test_it(clock):
+            with clock.outside("a child"):
+                subprocess.run([sys.executable, "-c", ""], timeout=30, check=True)
+            assert clock.elapsed == 0
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_the_matrix_has_a_row_per_store_and_shape(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.claude_comms(returns="str")
+        def test_a(store): pass
+
+        def test_b(store): pass
+        """,
+        "--claude-comms-stores=memory",
+        "--claude-comms-returns=native",
+    )
+    result.stdout.fnmatch_lines(["memory *dict *1", "memory *str *1"])
+
+
+def test_a_poller_of_something_else(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def store():
+            return "memory:"
+
+        def test_it(poller): pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TypeError: a poller needs a ConversationStore, not 'memory:'*"])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return None", "*mine:make returned None, which is no ConversationStore*"),
+        (
+            "return pytest_claude_comms.MemoryConversationStore()",
+            "*mine:make returned a store on SystemClock()*",
+        ),
+    ],
+)
+def test_factories_are_checked(run: Run, pytester: pytest.Pytester, body: str, words: str) -> None:
+    pytester.makepyfile(
+        mine=f"""
+        import pytest_claude_comms
+
+        def make(folder, *, clock, durability):
+            {body}
+        """
+    )
+    pytester.makeini("[pytest]\npythonpath = .")
+    result = run("def test_it(store, clock): pass", "--claude-comms-stores=mine:make")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([words])
+
+
+def test_a_factory_with_another_signature_is_a_usage_error(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(mine="def make(folder): pass")
+    pytester.makeini("[pytest]\npythonpath = .")
+    result = run("def test_it(store): pass", "--claude-comms-stores=mine:make")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*not a function (folder, [*], clock, durability)*"])
+
+
+def test_unittest_classes_run_on_one_store(run: Run) -> None:
+    source = """
+        import unittest, pytest
+
+        class TestIt(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def _store(self, store):
+                self.store = store
+
+            def test_it(self):
+                self.store.create_thread()
+        """
+    result = run(source)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*unittest.TestCase, which pytest cannot parametrize*"])
+    run("", "--claude-comms-stores=sqlite").assert_outcomes(passed=1)
+
+
+def test_stores_left_open_at_the_end_of_the_process_end_quietly(run: Run) -> None:
+    result = run(
+        """
+        from pytest_claude_comms import open_store
+        kept = []
+
+        def test_it(tmp_path):
+            kept.append(open_store(f"sqlite:///{tmp_path}/a.db"))
+            kept.append(open_store(f"tinydb:///{tmp_path}/a.json"))
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    assert "Traceback" not in result.stderr.str()
