@@ -51,11 +51,10 @@ class Freeze:
             self._freezer = freeze_time(self._start, real_asyncio=True, ignore=["_pytest.timing"])
             self._frozen = self._freezer.start()
         self._replace_sleep(self._real_sleep, self._sleep)
-        if "asyncio" in sys.modules:  # freezegun loads it; without either no loop can be there
-            from .fake_asyncio import FakeLoops
+        from .fake_asyncio import FakeLoops
 
-            self._loops = FakeLoops(self._scheduler)
-            self._loops.install()
+        self._loops = FakeLoops(self._scheduler)
+        self._loops.install()
 
     def move(self, us: int) -> None:
         """Show the instant ``us`` after the start."""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+
+from pytest_claude_comms import (
+    Change,
+    ConversationStore,
+    ConversationThread,
+    Event,
+    Message,
+    MessagePoller,
+    StatusTracker,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,14 +97,16 @@ def run(*command: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[st
     )
 
 
-def run_test(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_test(
+    block: Block, folder: Path, *, with_options: bool = True
+) -> subprocess.CompletedProcess[str]:
     (folder / "test_block.py").write_text(block.source, encoding="utf-8")
     if not (folder / "pyproject.toml").exists():
         (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", encoding="utf-8")
     place = block.note.partition("run in ")[2]
     if place:
         shutil.copytree(ROOT / place / "transcripts", folder / "transcripts")
-    options = block.note.partition("with ")[2].split()
+    options = block.note.partition("with ")[2].split() if with_options else []
     return run(sys.executable, "-m", "pytest", "-v", "test_block.py", *options, cwd=folder)
 
 
@@ -128,6 +141,12 @@ def test_a_test_of_it(block: Block, tmp_path: Path) -> None:
     for line in block.output.splitlines():
         assert line in done.stdout[place:], f"{line!r} does not come next in\n{done.stdout}"
         place = done.stdout.index(line, place)
+
+
+def test_the_one_that_assumes_a_shape_fails_only_with_its_option(tmp_path: Path) -> None:
+    (block,) = [block for block in BLOCKS if block.note.startswith("fails, with ")]
+    done = run_test(block, tmp_path, with_options=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("block", [p for p in blocks("python") if not is_test(p.values[0])])  # type: ignore[attr-defined]
@@ -184,3 +203,49 @@ def test_it_names_every_option_and_no_other() -> None:
     options = set(re.findall(r"--claude-comms-\w+", done.stdout))
     assert options
     assert set(re.findall(r"--claude-comms-\w+", README)) == options
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    assert found, f"README.md has no section {title!r}"
+    return found[1]
+
+
+def public(cls: type) -> set[str]:
+    return {name for name in vars(cls) if not name.startswith("_")}
+
+
+def words(text: str) -> set[str]:
+    """All that stands between backticks, word by word."""
+    return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"\w+", code)}
+
+
+def test_it_names_every_method_of_a_store_and_its_parameters() -> None:
+    known = words(section("Stores"))
+    methods = public(ConversationStore) - {"next_deadline_us", "subscribe"}  # for pollers
+    assert methods
+    for name in methods:
+        member = inspect.getattr_static(ConversationStore, name)
+        assert name in known
+        if inspect.isfunction(member):
+            assert {*inspect.signature(member).parameters} - {"self"} <= known, name
+
+
+@pytest.mark.parametrize("record", [ConversationThread, Message, Change], ids=lambda r: r.__name__)
+def test_it_names_every_field(record: type[ConversationThread | Message | Change]) -> None:
+    (line,) = [line for line in section("Stores").splitlines() if f"| `{record.__name__}`" in line]
+    shown = re.findall(r"`(\w+)`", line.split("|")[2])
+    assert shown == [field.name for field in fields(record)]
+
+
+def test_it_names_what_pollers_and_trackers_can_do() -> None:
+    known = words(section("Pollers and trackers"))
+    assert public(MessagePoller) - {"run", "left_open"} <= known
+    assert {*inspect.signature(MessagePoller.__init__).parameters} - {"self"} <= known
+    assert {*inspect.signature(MessagePoller.track).parameters} - {"self"} <= known
+    assert public(StatusTracker) - {"apply"} <= known
+    assert public(Event) - {field.name for field in fields(Change)} - {
+        "of",
+        "changes_status",
+        "changes_content",
+    } <= words(section("Stores"))
