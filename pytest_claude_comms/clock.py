@@ -21,6 +21,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
 
+LAST_US = (datetime.max.replace(tzinfo=timezone.utc) - _EPOCH) // _MICROSECOND
+"""The last instant that a datetime can hold, in the year 9999."""
+
+
 def to_datetime(us: int) -> datetime:
     """The aware UTC datetime of an instant in microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=us)

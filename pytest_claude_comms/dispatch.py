@@ -15,6 +15,8 @@ from .tracking import Event
 Callback = Callable[[Event], object]
 
 MOST_THREADS = 8
+_RETRY_US = 50_000
+"""How soon to ask again for a thread that the system would not give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +59,35 @@ class Dispatcher:
             self._hold(event.revision)
             if key in self._queues:
                 self._queues[key].append(job)
-                return
-            self._queues[key] = deque([job])
-            self._turns.append(key)
-            if len(self._threads) + self._starting >= MOST_THREADS:
-                return
+            else:
+                self._queues[key] = deque([job])
+                self._turns.append(key)
+        self.nudge()
+
+    def nudge(self) -> bool:
+        """See to it that somebody runs what is queued; False if no thread can be had now.
+
+        A thread that cannot be started (the system has a limit) is asked for again with the
+        next event, poll or flush; nothing is lost meanwhile.
+        """
+        with self._lock:
+            working = len(self._threads) + self._starting
+            if not self._turns or working >= MOST_THREADS:
+                return True
             self._starting += 1
         try:
             self._clock.spawn(self.run_callbacks)
-        except BaseException:  # no thread could be started: the next call tries again
-            with self._lock:
-                self._starting -= 1
+        except RuntimeError:
+            self._not_started()
+            return working > 0
+        except BaseException:
+            self._not_started()
             raise
+        return True
+
+    def _not_started(self) -> None:
+        with self._lock:
+            self._starting -= 1
 
     def oldest(self) -> int | None:
         """The lowest revision with a callback that has not returned yet; None if all have."""
@@ -99,6 +118,8 @@ class Dispatcher:
                 left_us = None if end_us is None else end_us - self._clock.monotonic_us()
                 if left_us is not None and left_us <= 0:
                     return False
+                if not self.nudge():
+                    left_us = min(left_us or _RETRY_US, _RETRY_US)
                 wakeup.wait(left_us, why=f"{len(waiting_for)} callbacks to end")
         finally:
             with self._lock:
@@ -183,6 +204,8 @@ class Callbacks:
             if callback is not None and not callable(callback):
                 raise TypeError(f"{name} must be callable, not {callback!r}")
         self._named = {name: callback for name, callback in named.items() if callback is not None}
+        self.told = 0
+        """How many changes of the message these have been queued for."""
 
     def __bool__(self) -> bool:
         return bool(self._named)

@@ -141,9 +141,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def claude_comms_store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ConversationStore]:
+def claude_comms_store(request: pytest.FixtureRequest) -> Iterator[ConversationStore]:
     """A new store, empty; the test runs once on each of ``--claude-comms-stores``.
 
     A test whose arguments include a clock has its store on that clock.
@@ -162,7 +160,9 @@ def claude_comms_store(
     clock = None
     if "claude_comms_clock" in request.fixturenames or _CLOCK in request.node.stash:
         clock = request.getfixturevalue("claude_comms_clock")
-    base = tmp_path_factory.getbasetemp()
+    base = None
+    if request.config.pluginmanager.has_plugin("tmpdir"):
+        base = request.getfixturevalue("tmp_path_factory").getbasetemp()
     folder = Path(tempfile.mkdtemp(prefix=f"{_file_name(choice.name)}-", dir=base))
     store = _open(choice, folder, clock, settings.durability)
     try:
@@ -300,6 +300,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     item.config.stash[_LEAKS].adopt()
+    keys: tuple[pytest.StashKey[Any], ...] = (_STORE, _CLOCK, _LEFT, _FAILED)
+    for key in keys:  # an item that is run again starts anew
+        if key in item.stash:
+            del item.stash[key]
     return (yield)
 
 
@@ -307,10 +311,11 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    result = yield
-    if fixturedef.scope != "function":  # what it opened is to outlive the test
-        request.config.stash[_LEAKS].adopt()
-    return result
+    if fixturedef.scope == "function":
+        return (yield)
+    # What it opens is to outlive the test.
+    with request.config.stash[_LEAKS].adopting():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -329,18 +334,29 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    store = item.stash.get(_STORE, None)
-    if store is not None:
-        from .report import describe_failure, facts
+    choice = _choice_of(item)
+    if choice is None:
+        return report
+    from .report import describe_failure, facts
 
-        # xdist sends whatever plain values a report has on to the controller.
-        report.__dict__["claude_comms"] = facts(item, store, _settings_of(item))
-        if report.failed:
-            item.stash[_FAILED] = True
-            if report.when == "call":
-                section = describe_failure(store, item.stash.get(_CLOCK, None))
-                report.sections.append((f"claude-comms: {store.backend} store", section))
+    # xdist sends whatever plain values a report has on to the controller.
+    report.__dict__["claude_comms"] = facts(item.nodeid, choice.name, _settings_of(item).returns)
+    if report.failed:
+        item.stash[_FAILED] = True
+        store = item.stash.get(_STORE, None)
+        if store is not None and report.when == "call":
+            section = describe_failure(store, item.stash.get(_CLOCK, None))
+            report.sections.append((f"claude-comms: {choice.name} store", section))
     return report
+
+
+def _choice_of(item: pytest.Item) -> StoreChoice | None:
+    """The store that a test runs on, also if it never came so far as to open it."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    choice: StoreChoice | None = parameters.get("claude_comms_store")
+    if choice is None and _STORE in item.stash:  # by getfixturevalue: there is only one then
+        choice = _settings_of(item).stores[0]
+    return choice
 
 
 def pytest_enter_pdb(config: pytest.Config) -> None:

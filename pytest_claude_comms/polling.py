@@ -63,16 +63,19 @@ class MessagePoller:
         self._dispatcher = Dispatcher(self.clock)
         self._trackers: dict[str, StatusTracker] = {}
         self._callbacks: dict[str, list[Callbacks]] = {}
-        self._events: list[Event] = []
-        """Folded, and not yet returned by ``poll_once``: an error in between loses none."""
+        self._fresh: dict[str, int] = {}
+        """By message, from which of its changes on ``poll_once`` has not returned them."""
+        self._undelivered: dict[str, None] = {}
+        """The messages with changes that some callback may not be queued for."""
+        self._news = False
         self._endings = 0
-        """Raised by each event that leaves a message terminal."""
+        """At least how many tracked messages have ended."""
         self._deadline_us: int | None = None
         self._deadline_known = False
         self._wakeups: dict[Signal, None] = {}
         """In order, as a set is not: on a fake clock it decides who runs first."""
         self._trouble_since_us: int | None = None
-        self._fatal: StoreError | None = None
+        self._fatal: Exception | None = None
         self._fatal_seen = False
         self._runner: Handle | None = None
         self._runner_wakeup: Wakeup | None = None
@@ -121,10 +124,9 @@ class MessagePoller:
                     tracker.apply(change)
                 self._trackers[message_id] = tracker
             if callbacks:
+                callbacks.told = sum(c.revision <= self._told for c in tracker.history)
                 self._callbacks.setdefault(message_id, []).append(callbacks)
-                for event in tracker.events():
-                    if event.revision > self._told:
-                        self._queue(event, callbacks)
+                self._deliver(tracker)
         return tracker
 
     @property
@@ -149,12 +151,17 @@ class MessagePoller:
         """
         with self._lock:
             self._poll()
-            events, self._events = self._events, []
-        return events
+            fresh = [(self._trackers[message_id], at) for message_id, at in self._fresh.items()]
+            events = [event for tracker, at in fresh for event in tracker.events(at)]
+            self._fresh.clear()
+        return sorted(events, key=lambda event: event.revision)
 
     def _poll(self, mine: Signal | None = None) -> None:
         self.polls += 1
-        before = len(self._events)
+        self._news = False
+        self._dispatcher.nudge()
+        for message_id in list(self._undelivered):
+            self._deliver(self._trackers[message_id])
         try:
             self._read_changes()
             # A deadline that comes while we settle is for the next poll: one round is enough.
@@ -162,7 +169,7 @@ class MessagePoller:
                 self._read_changes()
                 self._learn_deadline()  # to know how long to wait, also where nobody notifies
         finally:
-            if len(self._events) > before:
+            if self._news:
                 for wakeup in list(self._wakeups):
                     if wakeup is not mine:
                         wakeup.set()
@@ -172,12 +179,14 @@ class MessagePoller:
             changes = self.store.changes(self._read, limit=_PAGE)
             for change in changes:
                 tracker = self._trackers.get(change.message_id)
-                event = None if tracker is None else tracker.apply(change)
-                if event is not None:
-                    self._events.append(event)
-                    self._endings += event.status.is_terminal
-                    for callbacks in self._callbacks.get(event.message_id, ()):
-                        self._queue(event, callbacks)
+                if tracker is not None and change.revision > tracker.revision:
+                    self._news = True
+                    self._endings += change.status.is_terminal
+                    # Noted before it is folded: an interrupt in between loses nothing.
+                    self._fresh.setdefault(change.message_id, tracker.changes)
+                    self._undelivered[change.message_id] = None
+                    tracker.apply(change)
+                    self._deliver(tracker)
             self._deadline_known = self._deadline_known and not changes
             self._read = changes.cursor
             if len(changes) < _PAGE:
@@ -196,10 +205,15 @@ class MessagePoller:
         self.store.expire()
         return True
 
-    def _queue(self, event: Event, callbacks: Callbacks) -> None:
-        chosen = callbacks.of(event)
-        if chosen:
-            self._dispatcher.queue(event, chosen)
+    def _deliver(self, tracker: StatusTracker) -> None:
+        """Queue for each callback what it was not told yet."""
+        for callbacks in self._callbacks.get(tracker.message_id, ()):
+            for event in tracker.events(callbacks.told):
+                chosen = callbacks.of(event)
+                if chosen:
+                    self._dispatcher.queue(event, chosen)
+                callbacks.told += 1
+        self._undelivered.pop(tracker.message_id, None)
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the callbacks queued so far have run.
@@ -431,7 +445,7 @@ class MessagePoller:
             with self._lock:
                 self._raise_fatal()
                 self._poll(mine)
-                self._events.clear()  # trackers and callbacks have them
+                self._fresh.clear()  # trackers and callbacks have them
             self._trouble_since_us = None
         except StoreError as error:
             self._survive(error)
@@ -479,7 +493,7 @@ class MessagePoller:
                     beat_us=self._interval_us,
                     notified=self._notified,
                 )
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not be silent
             # Every waiter gets it, and if there is none, whoever ends the with block.
             self._fatal = error
             for waiter in list(self._wakeups):

@@ -15,24 +15,17 @@ if TYPE_CHECKING:
     from .records import Message
     from .stores.base import ConversationStore
     from .testing.fake_clock import FakeClock
-    from .testing.matrix import Settings
 
 _MOST_MESSAGES = 20
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
-def facts(item: pytest.Item, store: ConversationStore, settings: Settings) -> dict[str, str]:
+def facts(nodeid: str, store: str, returns: str) -> dict[str, str]:
     """What the controller needs to know of a test on a store; plain, so that xdist can send it."""
-    from .stores.legacy import shape_of
+    from .stores.legacy import native_shape
 
-    choice = getattr(item, "callspec", None)
-    param = None if choice is None else choice.params.get("claude_comms_store")
-    name = store.backend if param is None else param.name
-    return {
-        "store": name,
-        "test": without_store(item.nodeid, name),
-        "returns": shape_of(store, settings.returns),  # type: ignore[arg-type]
-    }
+    shape = native_shape(store) if returns == "native" else returns
+    return {"store": store, "test": without_store(nodeid, store), "returns": shape}
 
 
 def without_store(nodeid: str, store: str) -> str:
@@ -40,14 +33,14 @@ def without_store(nodeid: str, store: str) -> str:
     head, bracket, inside = nodeid.partition("[")
     if not bracket:
         return nodeid
-    rest = re.sub(rf"(^|-){re.escape(store)}(?=-|$)", "", inside[:-1], count=1).lstrip("-")
+    name = re.escape(store)
+    # The store's own dash goes with it, and no other: `[tinydb--1]` is of parameter -1.
+    rest = re.sub(rf"^{name}(-|$)|-{name}(?=-|$)", "", inside[:-1], count=1)
     return f"{head}[{rest}]" if rest else head
 
 
 def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
     """The timeline of every message of a failed test's store."""
-    from .errors import ClaudeCommsError
-
     lines: list[str] = []
     try:
         returns = getattr(store, "returns", "message")
@@ -70,8 +63,8 @@ def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
         waiting = [] if clock is None else clock.waiting()
         if waiting:
             lines += ["", "actors of the clock:", *waiting]
-    except (ClaudeCommsError, OSError) as error:
-        lines.append(f"the store could not be read: {error}")
+    except Exception as error:  # noqa: BLE001 - a store that fails here must not end the run
+        lines.append(f"the store could not be read: {type(error).__name__}: {error}")
     return "\n".join(lines)
 
 
@@ -93,9 +86,16 @@ class MatrixReport:
     def __init__(self) -> None:
         self._outcomes: dict[str, dict[tuple[str, str], str]] = {}
         """By test, then store and the shape that its ``add_message`` returned."""
+        self._known: dict[str, dict[str, str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         found = getattr(report, "claude_comms", None)
+        # A worker that crashed sends no more: xdist reports for it, with nothing but the id.
+        found = (
+            self._known.setdefault(report.nodeid, found)
+            if found
+            else self._known.get(report.nodeid)
+        )
         if found is None:
             return
         column = found["store"], found["returns"]
@@ -151,7 +151,7 @@ def _outcome(report: pytest.TestReport) -> str | None:
             return "xfailed" if report.skipped else "xpassed"
         return str(report.outcome)
     if report.failed:
-        return "error"
+        return "error" if report.when in ("setup", "teardown") else "failed"
     if report.skipped:
         return "xfailed" if hasattr(report, "wasxfail") else "skipped"
     return None

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from .. import resources
-from ..clock import Clock, SystemClock, seconds_to_us
+from ..clock import LAST_US, SECOND, Clock, SystemClock, seconds_to_us
 from ..errors import (
     AlreadyExists,
     HistoryGone,
@@ -178,6 +178,9 @@ class BaseStore(ABC):
             if wanted is not None and tx.message(wanted) is not None:
                 raise AlreadyExists("message", wanted, store=self.url)
             now_us = self.clock.now_us()
+            for name, span_us in (("timeout", timeout_us), ("stall_timeout", stall_us)):
+                if span_us is not None and now_us + span_us > LAST_US:
+                    raise ValueError(f"{name}={span_us / SECOND:g} s ends after the year 9999")
             row = MessageRow(
                 message_id=wanted if wanted is not None else _new_id(tx.message),
                 thread_id=thread_id,
@@ -279,7 +282,8 @@ class BaseStore(ABC):
                     store=self.url,
                     since=since,
                 )
-            if since < snapshot.trimmed():
+            # Of one message "from the beginning" is what is retained of it.
+            if since < snapshot.trimmed() and (message_id is None or since > 0):
                 raise HistoryGone(
                     f"changes up to revision {snapshot.trimmed()} were trimmed",
                     store=self.url,

@@ -21,7 +21,12 @@ def shape_of(store: ConversationStore, shape: Shape) -> Shape:
     """The shape in which ``add_message`` answers: ``native`` is that of the store's original."""
     if shape not in SHAPES:
         raise ValueError(f"no return shape {shape!r}; there are {', '.join(SHAPES)}")
-    return _NATIVE.get(store.backend, "message") if shape == "native" else shape
+    return native_shape(store.backend) if shape == "native" else shape
+
+
+def native_shape(backend: str) -> Shape:
+    """In which shape the original store of a backend answered."""
+    return _NATIVE.get(backend, "message")
 
 
 def as_dict(message: Message) -> dict[str, Any]:
@@ -75,6 +80,8 @@ class LegacyReturns:
         return message.message_id if self.returns == "str" else message
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_store":  # a copy that is being made
+            raise AttributeError(name)
         return getattr(self._store, name)
 
     def __enter__(self) -> LegacyReturns:

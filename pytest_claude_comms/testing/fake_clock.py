@@ -12,7 +12,18 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from ..clock import SECOND, AsyncWakeup, Backoff, Clock, Handle, Wakeup, Why, seconds_to_us, to_us
+from ..clock import (
+    LAST_US,
+    SECOND,
+    AsyncWakeup,
+    Backoff,
+    Clock,
+    Handle,
+    Wakeup,
+    Why,
+    seconds_to_us,
+    to_us,
+)
 from .freeze import Freeze
 from .scheduler import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, Scheduler
 from .watchdog import Watchdog
@@ -44,7 +55,7 @@ class FakeClock(Clock):
         """The first instant."""
         if seconds_to_us(watchdog, "watchdog") == 0:
             raise ValueError("watchdog must be more than 0 seconds")
-        self._scheduler = Scheduler(watchdog, self._moved)
+        self._scheduler = Scheduler(watchdog, self._moved, LAST_US - self._start_us)
         self._watchdog = Watchdog(self._scheduler)
         self._freeze: Freeze | None = None
         self._outside = threading.local()

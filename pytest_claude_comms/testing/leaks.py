@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakSet
 
 from .. import resources
@@ -26,10 +28,20 @@ class Leaks:
 
     def adopt(self) -> None:
         """What is there now is not the running test's, or may outlive it."""
-        for resource, _ in resources.left_open().values():
-            self._known.add(resource)
-        for thread in _threads():
-            self._known.add(thread)
+        for each in self._all():
+            self._known.add(each)
+
+    def _all(self) -> list[object]:
+        return [*(resource for resource, _ in resources.left_open().values()), *_threads()]
+
+    @contextmanager
+    def adopting(self) -> Iterator[None]:
+        """What is opened inside may outlive the test; what was open before is still its own."""
+        before = {id(each) for each in self._all()}
+        yield
+        for each in self._all():
+            if id(each) not in before:
+                self._known.add(each)
 
     def raise_error(self) -> None:
         """Raise the first error that no caller saw; the others are named in a note."""

@@ -82,7 +82,7 @@ class Scheduler:
     paused = False
     """While a person is in a debugger, of all of them: being stuck is fine then."""
 
-    def __init__(self, watchdog: float, moved: Callable[[int], None]) -> None:
+    def __init__(self, watchdog: float, moved: Callable[[int], None], last_us: int) -> None:
         self.now_us = 0
         """Since the start."""
         self.watchdog = watchdog
@@ -90,6 +90,7 @@ class Scheduler:
         self.test.thread = threading.current_thread()
         self.failures: list[tuple[BaseException, str]] = []
         self._moved = moved
+        self._last_us = last_us
         self._mutex = threading.RLock()
         self._actors: list[Actor] = []
         self._by_ident: dict[int, Actor] = {threading.get_ident(): self.test}
@@ -109,6 +110,7 @@ class Scheduler:
         """Real seconds for which the test has waited since anything happened."""
         self._closed: str | None = None
         self._taken_over = False
+        self._interrupted = False
 
     # -- who is asking
 
@@ -308,7 +310,7 @@ class Scheduler:
         # The test is the one who can fail, so it watches while the others have the turn.
         seen, since = self._progress(), Real.monotonic()
         still = self._still
-        while not self.test.gate.acquire(timeout=self._GLANCE):
+        while not self._try_turn():
             with self._mutex:
                 if self._progress() != seen or self.paused:
                     seen, since, still = self._progress(), Real.monotonic(), 0.0
@@ -320,6 +322,22 @@ class Scheduler:
                     self._beat()
         self._still = 0.0 if self._progress() != seen else still + Real.monotonic() - since
         self.raise_failure()
+
+    def _try_turn(self) -> bool:
+        try:
+            return self.test.gate.acquire(timeout=self._GLANCE)
+        except BaseException:
+            # Ctrl-C, or another plugin's alarm. The test goes on, so it needs the turn first:
+            # whoever has it parks, or the watchdog's time is over.
+            with self._mutex:
+                if self._holder is not self.test:
+                    self._interrupted = True
+                    self._wake(self.test)
+                    self._kick()
+            if not self.test.gate.acquire(timeout=self.watchdog):
+                with self._mutex:
+                    self._take_over()
+            raise
 
     def _progress(self) -> int:
         # A poller that looked again in vain is no sign of life of what is outside.
@@ -375,7 +393,8 @@ class Scheduler:
             self._pass_on()
 
     def _choose(self) -> Actor | None:
-        if self.failures:
+        if self.failures or self._interrupted:
+            self._interrupted = False
             return self._resume_test()
         while True:
             actor = self._next_now()
@@ -390,6 +409,9 @@ class Scheduler:
                 self.test.error = ClockDeadlock(
                     f"not idle after {self._MOST_TURNS:,} turns: {busy}"
                 )
+                return self._resume_test()
+            if self._timers[0][0] > self._last_us:
+                self.test.error = ClockDeadlock("time would pass the end of the year 9999")
                 return self._resume_test()
             self.now_us = self._timers[0][0]
             self._moved(self.now_us)

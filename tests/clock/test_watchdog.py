@@ -52,7 +52,8 @@ def test_an_actor_stuck_in_a_real_lock_fails_the_test_with_every_stack(
     page = str(caught.value)
     assert re.match(
         r"test_an_actor_stuck_in_a_real_lock_fails_the_test_with_every_stack\.<locals>\.blocks "
-        r"\(for \+1 s, test_watchdog\.py:\d+\) has not come back to the fake clock for 0\.3 [^\n]*:\n"
+        r"\(for \+1 s, test_watchdog\.py:\d+\) has not come back to the fake clock "
+        r"for 0\.3 [^\n]*:\n"
         r"  the test waits for advance since \+0 s\n",
         page,
     )

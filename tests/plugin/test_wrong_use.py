@@ -152,3 +152,124 @@ def test_stores_left_open_at_the_end_of_the_process_end_quietly(run: Run) -> Non
     )
     result.assert_outcomes(passed=1, errors=1)
     assert "Traceback" not in result.stderr.str()
+
+
+def test_a_store_that_cannot_be_described_does_not_end_the_run(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        mine="""
+        from pytest_claude_comms import MemoryConversationStore
+
+        class Dumb(MemoryConversationStore):
+            def messages(self, *args, **kwargs):
+                raise KeyError("half written")
+
+        def make(folder, *, clock, durability):
+            return Dumb(clock=clock)
+        """
+    )
+    pytester.makeini("[pytest]\npythonpath = .")
+    result = run(
+        """
+        def test_fails(store): assert 0
+        def test_next(): pass
+        """,
+        "--claude-comms-stores=mine:make",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["the store could not be read: KeyError: 'half written'"])
+
+
+def test_divergences_before_the_store_is_open_and_of_negative_parameters(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def early(request):
+            if "sqlite" in request.node.nodeid:
+                pytest.skip("not here")
+
+        def test_early(early, store): pass
+
+        @pytest.mark.parametrize("x", [1, -1])
+        def test_ids(x, store):
+            assert (store.backend == "sqlite") == (x == -1)
+        """,
+        "--claude-comms-stores=memory,sqlite",
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "3 divergences:",
+            "*test_early: passed on memory; skipped on sqlite",
+            "*test_ids?1?: failed on sqlite; passed on memory",
+            "*test_ids?-1?: failed on memory; passed on sqlite",
+        ]
+    )
+
+
+def test_a_worker_that_crashes_is_a_divergence(run: Run) -> None:
+    result = run(
+        """
+        import os
+
+        def test_crash(store):
+            if store.backend == "sqlite":
+                os._exit(3)
+        """,
+        "--claude-comms-stores=memory,sqlite",
+        "-n",
+        "2",
+    )
+    result.stdout.fnmatch_lines(["*test_crash: failed on sqlite; passed on memory"])
+
+
+def test_an_item_that_is_run_again_starts_anew(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            runtestprotocol(item, nextitem=nextitem, log=False)
+            item._initrequest()
+            for report in runtestprotocol(item, nextitem=nextitem, log=False):
+                item.ihook.pytest_runtest_logreport(report=report)
+            return True
+        """
+    )
+    result = run(
+        """
+        runs = []
+
+        def test_flaky(store, clock):
+            assert store.clock is clock
+            runs.append(1)
+            assert len(runs) == 2
+        """,
+        "--claude-comms-stores=memory",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_a_late_wide_fixture_hides_no_leak(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from pytest_claude_comms import open_store
+        kept = []
+
+        @pytest.fixture(scope="session")
+        def late():
+            return 1
+
+        def test_leaks(tmp_path, request):
+            kept.append(open_store(f"sqlite:///{tmp_path}/s.db"))
+            request.getfixturevalue("late")
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+
+
+def test_without_tmpdir(run: Run) -> None:
+    run("def test_it(store): store.create_thread()", "-p", "no:tmpdir").assert_outcomes(passed=2)

@@ -12,8 +12,10 @@ import pytest
 
 from pytest_claude_comms.clock import SystemClock, unhandled_hook
 from pytest_claude_comms.dispatch import MOST_THREADS, Callback, Dispatcher
+from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.records import Change
 from pytest_claude_comms.status import MessageStatus
+from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
 from pytest_claude_comms.tracking import Event, StatusTracker
 
@@ -222,14 +224,37 @@ def test_a_thread_that_cannot_be_started_is_tried_again() -> None:
     dispatcher = Dispatcher(clock)
     seen: list[int] = []
     for number in range(MOST_THREADS + 1):
-        with pytest.raises(RuntimeError, match="^can't start new thread$"):
-            dispatcher.queue(
-                event(number + 1, f"m{number}"), named(lambda each: seen.append(each.revision))
-            )
+        dispatcher.queue(
+            event(number + 1, f"m{number}"), named(lambda each: seen.append(each.revision))
+        )
+    dispatcher.queue(event(98, "m0"), named(lambda each: seen.append(each.revision)))
+    assert not dispatcher.nudge()
+    assert seen == []
     clock.refuse = False
-    dispatcher.queue(event(99, "last"), named(lambda each: seen.append(each.revision)))
     assert dispatcher.flush(60)
-    assert seen == [*range(1, MOST_THREADS + 2), 99]
+    assert sorted(seen) == [*range(1, MOST_THREADS + 2), 98]
+
+
+def test_a_poller_survives_that_no_thread_can_be_started() -> None:
+    class Poor(SystemClock):
+        refuse = False
+
+        def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if self.refuse and f.__name__ == "run_callbacks":
+                raise RuntimeError("can't start new thread")
+            return super().spawn(f, *args, **kwargs)
+
+    clock = Poor()
+    store = MemoryConversationStore(clock=clock)
+    store.add_message(store.create_thread(), "x", status="pending", message_id="m")
+    seen: list[int] = []
+    clock.refuse = True
+    with MessagePoller(store) as poller:
+        poller.track("m", on_event=lambda each: seen.append(each.revision))
+        store.update_message("m", status="processing")
+        poller.wait_any(["m", store.add_message(store.threads()[0], "x")], timeout=60)
+        clock.refuse = False
+    assert seen == [1, 2]
 
 
 def test_a_callback_takes_no_fake_time_but_what_it_sleeps(clock: FakeClock) -> None:

@@ -16,7 +16,7 @@ from pytest_claude_comms.status import MessageStatus
 from pytest_claude_comms.stores.legacy import SHAPES, LegacyReturns, Shape
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
-from pytest_claude_comms.tracking import Event
+from pytest_claude_comms.tracking import Event, StatusTracker
 
 
 @pytest.fixture
@@ -662,3 +662,61 @@ def test_an_hour_passes_the_same_way_every_time() -> None:
 @pytest.mark.long
 def test_an_hour_passes_the_same_way_a_thousand_times() -> None:
     assert len(one_hour(1_000)) == 1
+
+
+def test_an_interrupt_while_polling_loses_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it strikes between the folding and the queueing of a change."""
+    for place in range(6):
+        store = MemoryConversationStore()
+        store.add_message(store.create_thread(), "x", status="pending", message_id="m")
+        got: list[int] = []
+        poller = MessagePoller(store)
+        poller.track("m", on_event=lambda event: got.append(event.revision))
+        poller.flush()
+        left = [place]
+
+        def interrupted(real: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                found = real(*args, **kwargs)
+                left[0] -= 1
+                if left[0] == -1:
+                    raise KeyboardInterrupt
+                return found
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StatusTracker, "apply", interrupted(StatusTracker.apply))
+            patch.setattr(StatusTracker, "events", interrupted(StatusTracker.events))
+            patch.setattr(store, "next_deadline_us", interrupted(store.next_deadline_us))
+            store.update_message("m", status="processing")
+            store.update_message("m", append="x")
+            try:
+                returned = [event.revision for event in poller.poll_once()]
+            except KeyboardInterrupt:
+                returned = []
+        store.update_message("m", status="complete")
+        returned += [event.revision for event in poller.poll_once()]
+        poller.flush()
+        assert (returned, got) == ([2, 3, 4], [1, 2, 3, 4]), place
+        assert poller.cursor == 4
+
+
+def test_what_is_retained_of_a_trimmed_history_is_replayed() -> None:
+    store = MemoryConversationStore()
+    store.create_thread(thread_id="t")
+    store.add_message("t", "x", status="pending", message_id="old")
+    store.update_message("old", status="processing")
+    store.update_message("old", append="text")
+    state = store._state
+    del state._changes[:2]
+    del state._changes_of["old"][:2]
+    with pytest.raises(HistoryGone, match="trimmed"):
+        store.changes(0)
+    with pytest.raises(HistoryGone, match="trimmed"):
+        store.changes(1, message="old")
+    poller = MessagePoller(store, since=store.cursor())
+    assert poller.track("old").status == "processing"
+    assert not poller.track("new").exists
+    store.add_message("t", "x", message_id="new")
+    assert [event.message_id for event in poller.poll_once()] == ["new"]
