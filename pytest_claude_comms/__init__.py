@@ -14,15 +14,19 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .claude.outcome import StreamOutcome
     from .claude.stream import StreamReader, read_stream
+    from .claude.process import ClaudeProcess
     from .clock import Clock, SystemClock
+    from .communication import Reply, ask_module, ask_module_async
     from .errors import (
         AlreadyExists,
         ClaudeCommsError,
         ClaudeError,
+        ClaudeNotFound,
         ClockDeadlock,
         HistoryGone,
         InvalidTransition,
         MessageNotFound,
+        ModuleDirectoryNotFound,
         StoreBusy,
         StoreClosed,
         StoreCorrupt,
@@ -44,16 +48,20 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "claude.outcome": ("StreamOutcome",),
+    "claude.process": ("ClaudeProcess",),
     "claude.stream": ("StreamReader", "read_stream"),
     "clock": ("Clock", "SystemClock"),
+    "communication": ("Reply", "ask_module", "ask_module_async"),
     "errors": (
         "AlreadyExists",
         "ClaudeCommsError",
         "ClaudeError",
+        "ClaudeNotFound",
         "ClockDeadlock",
         "HistoryGone",
         "InvalidTransition",
         "MessageNotFound",
+        "ModuleDirectoryNotFound",
         "StoreBusy",
         "StoreClosed",
         "StoreCorrupt",
@@ -81,6 +89,8 @@ __all__ = [
     "Changes",
     "ClaudeCommsError",
     "ClaudeError",
+    "ClaudeNotFound",
+    "ClaudeProcess",
     "Clock",
     "ClockDeadlock",
     "ConversationStore",
@@ -94,6 +104,8 @@ __all__ = [
     "MessageNotFound",
     "MessagePoller",
     "MessageStatus",
+    "ModuleDirectoryNotFound",
+    "Reply",
     "SQLiteConversationStore",
     "StatusTracker",
     "StoreBusy",
@@ -107,6 +119,8 @@ __all__ = [
     "TinyDBConversationStore",
     "WaitTimeout",
     "__version__",
+    "ask_module",
+    "ask_module_async",
     "message_id_of",
     "open_store",
     "poll_message_until_complete",

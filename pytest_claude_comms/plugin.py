@@ -6,6 +6,7 @@ where it is used.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .stores.base import ConversationStore, Durability
     from .testing.fake_clock import FakeClock
     from .testing.matrix import Settings, StoreChoice
+    from .testing.scripted_claude import ScriptedClaude
 
 _OPTIONS = {
     "stores": (
@@ -283,6 +285,35 @@ def clock(claude_comms_clock: FakeClock) -> FakeClock:
     ``time.monotonic()`` that does not sleep does not end.
     """
     return claude_comms_clock
+
+
+@pytest.fixture
+def claude_comms_claude(request: pytest.FixtureRequest) -> Iterator[ScriptedClaude]:
+    """See ``claude``."""
+    clock = None
+    if "claude_comms_clock" in request.fixturenames or _CLOCK in request.node.stash:
+        clock = request.getfixturevalue("claude_comms_clock")  # so it is closed after us
+    from .testing.scripted_claude import ScriptedClaude
+
+    # A short path: the system reads 127 bytes of the line that says who runs a script.
+    with (
+        tempfile.TemporaryDirectory(prefix="claude-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+        ScriptedClaude(folder, clock) as claude,
+    ):
+        patch.setenv("PATH", str(claude.folder), prepend=os.pathsep)
+        yield claude
+
+
+@pytest.fixture
+def claude(claude_comms_claude: ScriptedClaude) -> ScriptedClaude:
+    """A scripted ``claude``, first on PATH: ``claude.replies("Use _key", after=3)``.
+
+    What it prints, its exit codes and how it takes signals are those of the real CLI. On a fake
+    ``clock`` its delays are fake too, while process, pipes and signals are real. A call for which
+    nothing is scripted fails the test; ``claude.calls`` has how each was called.
+    """
+    return claude_comms_claude
 
 
 # -- failures, leaks, the report

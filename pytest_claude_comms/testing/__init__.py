@@ -14,9 +14,11 @@ if TYPE_CHECKING:
         assert_terminal,
     )
     from .fake_clock import FakeClock
+    from .scripted_claude import ScriptedClaude
 
 _HOME_OF = {
     "FakeClock": ".fake_clock",
+    "ScriptedClaude": ".scripted_claude",
     "Transcript": "..claude.transcript",
     "assert_content": ".assertions",
     "assert_no_pending": ".assertions",
@@ -27,6 +29,7 @@ _HOME_OF = {
 
 __all__ = [
     "FakeClock",
+    "ScriptedClaude",
     "Transcript",
     "assert_content",
     "assert_no_pending",

@@ -1,0 +1,397 @@
+"""One run of the Claude CLI: its pipes, its end, and nothing left of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from .. import resources
+from ..clock import SECOND, Clock, SystemClock, Wakeup, seconds_to_us
+from .child import FOR_CERTAIN, GENTLY, Child
+from .lifeline import Lifeline
+from .outcome import Intent, check_intent
+from .pipes import PipeReader, PipeWriter, Stop
+
+__all__ = ["ClaudeProcess", "running"]
+
+_LINGER_US: Final = 1_000_000
+"""For how long output is still taken after the CLI has exited by itself, while another process has
+its pipes open: a ``tee`` in a wrapper script has to pass on the last of it."""
+_LINGER_BYTES: Final = 16 << 20
+"""How much of stdout may come in that time."""
+
+_running: dict[int, ClaudeProcess] = {}
+
+
+def running() -> dict[int, ClaudeProcess]:
+    """The runs that this process has started and that have not ended, by pid."""
+    return dict(_running)
+
+
+class ClaudeProcess:
+    """Runs the CLI in the directory ``cwd``, with ``prompt`` on its stdin.
+
+    ::
+
+        with ClaudeProcess(prompt, cwd=module, command=build_command(),
+                           env=build_environment(os.environ), on_output=wakeup.set) as process:
+            while True:
+                over = process.ended        # asked first: what came before is then taken below
+                chunks = process.take()
+                ...
+                process.done_with(chunks)
+                if over:
+                    break
+                wakeup.wait(None, why="Claude")
+
+    No shell is involved. The process has a session of its own and the environment ``env``, plus a
+    mark by which its descendants are known. Its output is read at once into memory, by threads of
+    its own. On leaving the ``with`` block it is ended. When this process dies, however, the run
+    is ended too (by a small shell beside it: see ``lifeline``; not on Windows).
+
+    ``on_output`` is called, from any thread, whenever there is something to take and when the
+    process has ended. ``grace`` is how many seconds a process is given to obey SIGTERM, ``clock``
+    what they are counted on; ``stderr_tail`` how many bytes of stderr are kept.
+
+    On a fake clock the process is declared as work outside by the key ``pid``, from ``start()``
+    until it has ended, and again before each signal. Whoever knows that it waits for time to
+    pass (a stand-in for the CLI) may say so with ``clock.outside_rests(process.pid)``.
+
+    Raises ValueError for a prompt with lone surrogates. Methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        *,
+        cwd: str | os.PathLike[str],
+        command: Sequence[str],
+        env: Mapping[str, str],
+        clock: Clock | None = None,
+        on_output: Callable[[], object] | None = None,
+        grace: float = 5.0,
+        stderr_tail: int = 65_536,
+    ) -> None:
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a str, not {prompt!r}")
+        if isinstance(command, str) or not command:
+            raise TypeError(f"command must be a list of words, not {command!r}")
+        try:
+            self._prompt = prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the prompt holds a lone surrogate: {error}") from None
+        self.cwd = os.fspath(cwd)
+        self.command = list(command)
+        self._env = dict(env)
+        self._clock = SystemClock() if clock is None else clock
+        self._on_output = on_output
+        self._grace_us = seconds_to_us(grace, "grace")
+        self._tail = stderr_tail
+        self._lock = threading.Lock()
+        self._finishing = threading.RLock()
+        self._child: Child | None = None
+        self._intent: Intent | None = None
+        self._ending = False
+        self._hurried = False
+        self._ended = False
+        self._chunks: list[bytes] = []
+        self._bytes_read = 0
+        self._most: int | None = None
+        self._bytes_processed = 0
+        self._stderr = bytearray()
+        self._wakeups: list[Wakeup] = []
+
+    # -- what is known of it
+
+    @property
+    def pid(self) -> int:
+        """Raises RuntimeError before ``start()``."""
+        return self._started().pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """As ``Popen.returncode``, negative for a signal; None while it runs."""
+        return None if self._child is None else self._child.exit_code
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over: reaped, its output read, and dead what was to die with it."""
+        return self._ended
+
+    @property
+    def intent(self) -> Intent | None:
+        """What it was ended for; None if it was not, or only since it did not exit by itself."""
+        return self._intent
+
+    @property
+    def stderr(self) -> str:
+        """The last ``stderr_tail`` bytes of stderr so far; what is no UTF-8 is replaced."""
+        with self._lock:
+            tail = bytes(self._stderr[-self._tail :]) if self._tail else b""
+        return tail.decode(errors="replace")
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes of stdout have come."""
+        return self._bytes_read
+
+    @property
+    def bytes_processed(self) -> int:
+        """How many bytes of stdout the consumer is done with."""
+        return self._bytes_processed
+
+    # -- what it prints
+
+    def take(self) -> list[bytes]:
+        """The pieces of stdout that came since the last call, cut anywhere. Never waits."""
+        with self._lock:
+            chunks, self._chunks = self._chunks, []
+        return chunks
+
+    def done_with(self, chunks: Iterable[bytes]) -> None:
+        """Say that these pieces have had all the effect that they are going to have."""
+        count = sum(len(chunk) for chunk in chunks)
+        with self._lock:
+            self._bytes_processed += count
+
+    def _keep_stdout(self, chunk: bytes) -> None:
+        with self._lock:
+            self._chunks.append(chunk)
+            self._bytes_read += len(chunk)
+            if self._most is not None and self._bytes_read > self._most:
+                self._hurried = True
+        if self._hurried:
+            self._hurry.set()
+        self._tell()
+
+    def _keep_stderr(self, chunk: bytes) -> None:
+        with self._lock:
+            self._stderr += chunk
+            if len(self._stderr) > 2 * self._tail + len(chunk):  # not with each chunk: it copies
+                del self._stderr[: len(self._stderr) - self._tail]
+
+    def _tell(self) -> None:
+        if self._on_output is None:
+            return
+        try:
+            self._on_output()
+        except BaseException as error:  # noqa: BLE001 - the pipe has to be read on
+            # On a fake clock that has stopped, even reporting raises.
+            with suppress(BaseException):
+                self._clock.unhandled(error, f"on_output of {self!r}")
+
+    # -- its start
+
+    def start(self) -> None:
+        """Start it. Returns once the CLI's program runs; the prompt is written meanwhile.
+
+        Raises :class:`~pytest_claude_comms.errors.ClaudeNotFound`,
+        :class:`~pytest_claude_comms.errors.ModuleDirectoryNotFound`, ``ClaudeError`` for what
+        else the system refuses (no permission, arguments too long, no more processes),
+        RuntimeError if it was started before.
+        """
+        if self._child is not None:
+            raise RuntimeError("this run has been started already")
+        stop = Stop()
+        try:
+            child = Child(self.command, self.cwd, self._env)
+        except BaseException:
+            stop.close()
+            raise
+        self._child, self._stop = child, stop
+        self._exited = self._clock.wakeup()
+        self._hurry = self._clock.wakeup()
+        name = f"claude-comms claude {child.pid}"
+        stdin, stdout, stderr = child.pipes
+        at_end = self._hurry.set
+        self._out = PipeReader(stdout, stop, self._keep_stdout, at_end, f"{name} stdout")
+        self._err = PipeReader(stderr, stop, self._keep_stderr, at_end, f"{name} stderr")
+        self._in = PipeWriter(stdin, stop, self._prompt, f"{name} stdin")
+        self._watcher = threading.Thread(target=self._watch, name=name, daemon=True)
+        # Before the prompt: a CLI that nobody would end must have nothing to do.
+        self._lifeline = Lifeline(child.pid, child.token, self._grace_us / SECOND)
+        self._clock.outside_works(child.pid, f"claude {child.pid}")
+        _running[child.pid] = self
+        resources.register(self)
+        try:
+            for thread in (self._out, self._err, self._in, self._watcher):
+                thread.start()
+        except BaseException:  # no thread to be had, or Ctrl-C
+            self.kill()
+            raise
+
+    def _started(self) -> Child:
+        if self._child is None:
+            raise RuntimeError("this run has not been started")
+        return self._child
+
+    # -- its end
+
+    def begin_end(self, intent: Intent | None = None) -> None:
+        """Begin to end it, and return: SIGTERM to it and its group, ``grace``, SIGKILL, then
+        SIGKILL to all its descendants, wherever they have gone.
+
+        ``intent`` is written down before any signal. The first call counts: later ones change
+        nothing, nor does any after the process has exited by itself. Raises ValueError for an
+        unknown intent, RuntimeError before ``start()``.
+        """
+        check_intent(intent)
+        if not self._claim(intent):
+            return
+        try:
+            self._clock.spawn(self._end_gently)
+        except BaseException:  # a fake clock that has stopped: nobody could wait for the grace
+            self.kill()
+            raise
+
+    def end(self, intent: Intent | None = None) -> None:
+        """End it, as ``begin_end`` does, and wait on the clock until it has ended."""
+        self.begin_end(intent)
+        self.wait()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait on the clock until it has ended; False if ``timeout`` seconds pass before."""
+        self._started()
+        span = None if timeout is None else seconds_to_us(timeout, "timeout")
+        wakeup = self._clock.wakeup()
+        with self._lock:
+            self._wakeups.append(wakeup)
+            if self._ended:
+                wakeup.set()
+        try:
+            until = None if span is None else self._clock.monotonic_us() + span
+            while not self._ended:
+                left = None if until is None else max(0, until - self._clock.monotonic_us())
+                if not wakeup.wait(left, why=f"the end of {self!r}") and left == 0:
+                    break
+        finally:
+            with self._lock:
+                self._wakeups.remove(wakeup)
+        return self._ended
+
+    def kill(self) -> None:
+        """End it and its descendants without grace; returns once that is done.
+
+        For cleaning up: the few milliseconds that it takes are real on any clock, so that it
+        works on a clock that has stopped too.
+        """
+        self._claim(None)
+        self._signal(FOR_CERTAIN)
+        if self._watcher.ident is None:
+            self._watch()
+        else:
+            self._watcher.join()
+        self._finish()
+
+    def _claim(self, intent: Intent | None) -> bool:
+        """Write down the intent. Whether it is for this call to end the process."""
+        child = self._started()
+        with self._lock:
+            self._hurried = True
+            claimed = not self._ending and child.exit_code is None
+            if claimed:
+                self._ending = True
+                self._intent = intent
+        self._hurry.set()
+        return claimed
+
+    def _signal(self, number: int) -> None:
+        child = self._started()
+        child.signal(
+            number, before=lambda: self._clock.outside_works(child.pid, f"claude {child.pid}")
+        )
+
+    def _end_gently(self) -> None:
+        self._signal(GENTLY)
+        try:
+            self._exited.wait(self._grace_us, why=f"{self!r} to obey SIGTERM")
+        finally:  # also when the clock stops meanwhile
+            self._signal(FOR_CERTAIN)
+
+    def _watch(self) -> None:
+        child = self._started()
+        child.await_exit()
+        self._exited.set()
+        # All that it wrote is in the pipes by now.
+        held = not self._drain()
+        self._most = self._bytes_read + _LINGER_BYTES
+        if held and not self._hurried:
+            with suppress(BaseException):  # a fake clock that has stopped: no lingering then
+                self._clock.spawn(self._linger)
+                self._clock.outside_rests(child.pid)
+                return
+        self._finish()
+
+    def _linger(self) -> None:
+        child = self._started()
+        until = self._clock.monotonic_us() + _LINGER_US
+        try:
+            while not (self._hurried or (self._out.at_end and self._err.at_end)):
+                left = until - self._clock.monotonic_us()
+                if left <= 0:
+                    break
+                self._hurry.wait(left, why=f"others to let go of the pipes of {self!r}")
+        finally:
+            self._clock.outside_works(child.pid, f"claude {child.pid}")
+            self._finish()
+
+    def _drain(self) -> bool:
+        return all([self._out.drain(), self._err.drain()])
+
+    def _finish(self) -> None:
+        """Once it has exited: kill what has to die, end the threads, close all. Only once."""
+        child = self._started()
+        with self._finishing:
+            if self._ended:
+                return
+            if self._ending:
+                child.kill_relatives()
+            elif not self._drain():
+                # It has exited by itself: what it left running may stay, but not what would
+                # sooner or later block on a pipe that nobody reads.
+                child.kill_relatives(pipes=frozenset({self._out.inode, self._err.inode}))
+            self._drain()
+            self._stop.set()
+            for pipe in (self._in, self._out, self._err):
+                pipe.close()
+            self._stop.close()
+            self._lifeline.cut()
+            with self._lock:
+                self._ended = True
+                wakeups = list(self._wakeups)
+            _running.pop(child.pid, None)
+            self._tell()
+            for wakeup in wakeups:
+                wakeup.set()
+            # Last: on a fake clock whoever was told has its turn before time moves on.
+            self._clock.outside_rests(child.pid)
+
+    def left_open(self) -> str | None:
+        """See :mod:`pytest_claude_comms.resources`."""
+        if self._ended or self._child is None:
+            return None
+        return f"{self!r} was not ended: call its end(), or use it in a with block"
+
+    def __enter__(self) -> ClaudeProcess:
+        if self._child is None:
+            self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self.end()
+        except BaseException:  # the clock has stopped, or Ctrl-C
+            self.kill()
+            raise
+
+    def __repr__(self) -> str:
+        if self._child is None:
+            state = "not started"
+        elif self._child.exit_code is None:
+            state = f"process {self._child.pid}"
+        else:
+            state = f"process {self._child.pid}, exit code {self._child.exit_code}"
+        return f"<ClaudeProcess in {self.cwd}: {state}>"

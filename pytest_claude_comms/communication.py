@@ -1,0 +1,241 @@
+"""One module asks another: a thread, a question, an answer that streams in, and its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from .answering import Answering
+from .claude.command import build_command, build_environment, find_cli, find_directory
+from .claude.process import ClaudeProcess
+from .clock import seconds_to_us
+from .errors import InvalidTransition
+from .polling import MessagePoller
+from .stores import values
+
+if TYPE_CHECKING:
+    from .claude.outcome import StreamOutcome
+    from .clock import Handle
+    from .records import Message
+    from .stores.base import ConversationStore, ThreadLike
+
+_PROMPT = "question"
+_ANSWER = "answer"
+
+
+class Reply:
+    """A question that was asked, and the answer as it comes."""
+
+    def __init__(
+        self, thread_id: str, question: Message, answering: Answering, runner: Handle
+    ) -> None:
+        self.thread_id = thread_id
+        self.question = question
+        self._answering = answering
+        self._runner = runner
+        self._store = answering.store
+
+    @property
+    def answer(self) -> Message:
+        """The answering message as it is now."""
+        return self._store.get_message(self._answering.message_id)
+
+    @property
+    def outcome(self) -> StreamOutcome | None:
+        """What the run came to; None until it has ended."""
+        return self._answering.outcome
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended and all that came of it is stored."""
+        return self._answering.over
+
+    def wait(self, timeout: float | None = None) -> Reply:
+        """Wait for the end, of the message and of the run; returns itself.
+
+        Raises WaitTimeout after ``timeout`` seconds, and lets them go on.
+        """
+        __tracebackhide__ = True
+        MessagePoller(self._store).wait(self._answering.message_id, timeout)
+        # What is left is the end of the process, and that is bounded.
+        self._runner.join()
+        return self
+
+    def cancel(self) -> Message:
+        """Make the answer ``cancelled`` and end the run; returns the answer.
+
+        Returns when the process and what it started are gone. An answer that has ended already
+        stays what it is.
+        """
+        self._cancel()
+        self._runner.join()
+        return self.answer
+
+    def _cancel(self) -> None:
+        with suppress(InvalidTransition):
+            self._store.update_message(self._answering.message_id, status="cancelled")
+
+    async def wait_async(self, timeout: float | None = None) -> Reply:
+        """As ``wait``, for asyncio. Cancelling the task that awaits it leaves the run alone."""
+        poller = MessagePoller(self._store)
+        await poller.wait_async(self._answering.message_id, timeout)
+        await self._ended_async()
+        return self
+
+    async def cancel_async(self) -> Message:
+        """As ``cancel``, for asyncio."""
+        self._cancel()
+        await self._ended_async()
+        return self.answer
+
+    async def _ended_async(self) -> None:
+        wakeup = self._store.clock.async_wakeup()
+        self._answering.tell_when_over(wakeup)
+        while not self._answering.over:
+            await wakeup.wait(None, why="the end of Claude's process")
+
+    def __repr__(self) -> str:
+        return f"<Reply {self._answering.message_id!r} in thread {self.thread_id!r}>"
+
+
+def ask_module(
+    store: ConversationStore,
+    questioner: str,
+    responder: str | os.PathLike[str],
+    prompt: str,
+    *,
+    timeout: float | None = None,
+    stall_timeout: float | None = None,
+    wait: bool = True,
+    thread: ThreadLike | None = None,
+    title: str = "",
+    resume: str | None = None,
+    fork_session: bool = False,
+    session_id: str | None = None,
+    system_prompt: str | None = None,
+    append_system_prompt: str | None = None,
+    model: str | None = None,
+    allowed_tools: Sequence[str] = (),
+    disallowed_tools: Sequence[str] = (),
+    permission_mode: str | None = None,
+    max_turns: int | None = None,
+    partial_messages: bool = True,
+    command: Sequence[str] = ("claude",),
+    extra_args: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    max_retries: int | None = None,
+    api_timeout: float | None = None,
+    grace: float = 5.0,
+    metadata: Mapping[str, Any] | None = None,
+) -> Reply:
+    """Ask the module in the directory ``responder`` and keep the exchange in ``store``.
+
+    The question becomes a message of ``questioner``, the answer one of the responder (named as
+    its directory), in a new thread or in ``thread``. The CLI runs in that directory and its text
+    streams into the answer, whose status follows the run. ``timeout`` (seconds from now) and
+    ``stall_timeout`` (seconds without any sign of life) are the answer's own deadlines; when one
+    passes, or when anybody sets the answer ``cancelled``, the run is ended: SIGTERM, ``grace``
+    seconds, SIGKILL, then everything that it started.
+
+    ``wait=False`` returns once the question is stored and Claude has started. ``resume`` goes on
+    with a session (``answer.metadata["session_id"]``). ``env`` is added to the environment that
+    :func:`~pytest_claude_comms.claude.command.build_environment` describes. What the run cost and
+    used is in the answer's metadata.
+
+    Raises ClaudeNotFound and ModuleDirectoryNotFound before anything is stored, another
+    ClaudeError if the CLI cannot be started (the answer is ``failed`` then), StoreError. A run
+    that fails is no error: look at ``reply.answer.status`` and ``reply.outcome``.
+    """
+    questioner = values.text(questioner, "questioner")
+    prompt = values.text(prompt, "prompt")
+    if not prompt.strip():
+        raise ValueError("the prompt is empty, which the CLI refuses")
+    directory = find_directory(responder)
+    environment = build_environment(
+        os.environ, extra=env, max_retries=max_retries, api_timeout=api_timeout
+    )
+    words = build_command(
+        command,
+        model=model,
+        system_prompt=system_prompt,
+        append_system_prompt=append_system_prompt,
+        allowed_tools=allowed_tools,
+        disallowed_tools=disallowed_tools,
+        resume=resume,
+        session_id=session_id,
+        fork_session=fork_session,
+        max_turns=max_turns,
+        permission_mode=permission_mode,
+        partial_messages=partial_messages,
+        extra_args=extra_args,
+    )
+    words[0] = find_cli(words[0], environment)
+    name = os.path.basename(os.path.realpath(directory)) or directory
+    if thread is None:
+        thread_id = store.create_thread(title, modules=[questioner, name]).thread_id
+    else:
+        thread_id = store.get_thread(thread).thread_id
+    question = values.message_id_of(
+        store.add_message(thread_id, questioner, prompt, message_type=_PROMPT)
+    )
+    answer = values.message_id_of(
+        store.add_message(
+            thread_id,
+            name,
+            message_type=_ANSWER,
+            status="pending",
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+            metadata={**(metadata or {}), "question_id": question, "directory": directory},
+        )
+    )
+
+    def make_process(on_output: Callable[[], object]) -> ClaudeProcess:
+        return ClaudeProcess(
+            prompt,
+            cwd=directory,
+            command=words,
+            env=environment,
+            clock=store.clock,
+            on_output=on_output,
+            grace=grace,
+        )
+
+    stall_us = None if stall_timeout is None else seconds_to_us(stall_timeout, "stall_timeout")
+    answering = Answering(store, answer, make_process, stall_us=stall_us)
+    runner = store.clock.spawn(answering.run)
+    reply = Reply(thread_id, store.get_message(question), answering, runner)
+    try:
+        answering.wait_started()
+        if wait:
+            reply.wait()
+    except BaseException:
+        # Also Ctrl-C: who asked is gone, so nobody waits for the answer.
+        reply.cancel()
+        raise
+    return reply
+
+
+async def ask_module_async(
+    store: ConversationStore,
+    questioner: str,
+    responder: str | os.PathLike[str],
+    prompt: str,
+    *,
+    wait: bool = True,
+    **options: Any,
+) -> Reply:
+    """As :func:`ask_module`, with the same options, for asyncio.
+
+    Cancelling the task cancels the answer and ends the run.
+    """
+    reply = ask_module(store, questioner, responder, prompt, wait=False, **options)
+    if wait:
+        try:
+            await reply.wait_async()
+        except BaseException:
+            await reply.cancel_async()
+            raise
+    return reply

@@ -1,0 +1,383 @@
+"""What a stand-in for the Claude CLI is to do, as a test writes it down."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final, Literal, TypeAlias
+
+from ..clock import seconds_to_us
+from ..render import clean
+
+Abrupt: TypeAlias = Literal["hang", "crash", "exit", "linger", "truncate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Says:
+    """A block of text; ``ends`` the turn, or is left ``unfinished`` for what comes then."""
+
+    text: str
+    after: float = 0.0
+    chunks: int = 1
+    every: float = 0.0
+    ends: bool = False
+    unfinished: bool = False
+
+    def pieces(self) -> list[str]:
+        """The text in ``chunks`` parts of nearly equal length, none empty."""
+        count = max(1, min(self.chunks, len(self.text)))
+        cuts = [len(self.text) * place // count for place in range(count + 1)]
+        return [self.text[start:end] for start, end in pairwise(cuts)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsesTool:
+    """A tool is used, and gives a result; or is not, because permission is denied."""
+
+    name: str
+    input: Mapping[str, Any]
+    result: str = ""
+    is_error: bool = False
+    asks: bool = False
+    denied: str | None = None
+    after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """The API answers so, and is asked again. ``every`` None: at the CLI's own pace."""
+
+    status: int | None
+    times: int
+    every: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fails:
+    """The API answers so, for good."""
+
+    status: int | None
+    message: str | None
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refuses:
+    """A safety classifier stops the answer, twice."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotLoggedIn:
+    """There is no API key."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaxTurns:
+    """The limit of turns is reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """The process does not end as it should."""
+
+    how: Abrupt
+    after: float = 0.0
+    code: int = 0
+    stderr: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongUsage:
+    """It refuses its command line."""
+
+    text: str
+
+
+Step: TypeAlias = (
+    Says | UsesTool | Retries | Fails | Refuses | NotLoggedIn | MaxTurns | Ends | WrongUsage
+)
+
+_SIGNALS: Final = {"ABRT": 6, "KILL": 9, "SEGV": 11}
+
+
+def ends_turn(step: Step) -> bool:
+    """Whether what comes after it belongs to the next turn."""
+    if isinstance(step, Says):
+        return step.ends
+    if isinstance(step, Ends):
+        return step.how == "hang"  # an interrupt on stdin ends it, and another turn may follow
+    return isinstance(step, (Fails, Refuses, NotLoggedIn, MaxTurns))
+
+
+class Verbs:
+    """What can be scripted. Each adds to a run and returns that run, so that calls chain."""
+
+    def _run(self) -> Run:
+        raise NotImplementedError
+
+    def replies(self, text: str, *, after: float = 0.0, chunks: int = 1, every: float = 0.0) -> Run:
+        """Answer, and end the turn well.
+
+        ``after`` seconds of thinking come first, then the text in ``chunks``, ``every`` so many
+        seconds; they are seen only with ``--include-partial-messages``, else the answer is one line
+        after all of it. An empty text is what the CLI makes of an empty answer.
+        """
+        step = _says(text, after, chunks, every)
+        return self._run()._add(
+            Says(text=step.text, after=after, chunks=chunks, every=every, ends=True),
+            _told("replies", text, after=after, chunks=chunks, every=every),
+        )
+
+    def says(self, text: str, *, after: float = 0.0, chunks: int = 1, every: float = 0.0) -> Run:
+        """A block of text, and the turn goes on: before a tool, or before ``replies``."""
+        step = _says(text, after, chunks, every)
+        return self._run()._add(step, _told("says", text, after=after, chunks=chunks, every=every))
+
+    def uses_tool(
+        self,
+        name: str,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - the stream's word
+        *,
+        result: str = "",
+        is_error: bool = False,
+        asks: bool = False,
+        after: float = 0.0,
+    ) -> Run:
+        """Use a tool, which answers ``result``; the turn goes on with the next message.
+
+        ``asks``: only if the caller of ``--permission-prompt-tool stdio`` allows it; without that
+        option it is denied, as the CLI does by default.
+        """
+        _seconds(after, "after")
+        step = UsesTool(
+            name=name,
+            input=dict(input or {}),
+            result=result,
+            is_error=is_error,
+            asks=asks,
+            after=after,
+        )
+        return self._run()._add(step, _told("uses_tool", name, dict(input or {}), after=after))
+
+    def denies(
+        self,
+        name: str,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - the stream's word
+        *,
+        message: str | None = None,
+        after: float = 0.0,
+    ) -> Run:
+        """Want to use a tool for which permission is denied; the turn goes on."""
+        _seconds(after, "after")
+        told = message or f"{name} needs approval, and nobody is there to give it."
+        step = UsesTool(name=name, input=dict(input or {}), denied=told, after=after)
+        return self._run()._add(step, _told("denies", name, dict(input or {}), after=after))
+
+    def retries(
+        self, status: int | None = 529, *, times: int = 1, every: float | None = None
+    ) -> Run:
+        """The API fails so many times, and is asked again each time; then the run goes on.
+
+        ``status`` None: no HTTP answer came. It waits as the CLI does (0.5, 1, 2, 4, 8, 16, then
+        32 s, a little more each) or ``every`` so many seconds. All that the CLI does about a 429
+        is ``claude.retries(429, times=10).fails(429)``, about a 529 ``times=2``.
+        """
+        if times < 1:
+            raise ValueError(f"times must be at least 1, not {times!r}")
+        if every is not None:
+            _seconds(every, "every")
+        return self._run()._add(
+            Retries(status, times, every), _told("retries", status, times=times, every=every)
+        )
+
+    def fails(self, status: int | None, *, message: str | None = None, after: float = 0.0) -> Run:
+        """The API answers with an HTTP error for good (None: the connection fails): exit 1."""
+        _seconds(after, "after")
+        return self._run()._add(Fails(status, message, after), _told("fails", status))
+
+    def refuses(self, text: str = "no") -> Run:
+        """A safety classifier stops the answer, and the second one too: exit 1."""
+        return self._run()._add(Refuses(text), _told("refuses"))
+
+    def not_logged_in(self) -> Run:
+        """There is no API key: exit 1."""
+        return self._run()._add(NotLoggedIn(), _told("not_logged_in"))
+
+    def max_turns(self) -> Run:
+        """Stop at the limit of turns: exit 1. ``--max-turns`` in the call is obeyed anyway."""
+        return self._run()._add(MaxTurns(), _told("max_turns"))
+
+    def hangs(self) -> Run:
+        """Say nothing more, and do not end, until a signal comes (or, on stdin, an interrupt)."""
+        return self._run()._add(Ends(how="hang"), _told("hangs"))
+
+    def goes_silent(
+        self,
+        *,
+        after: float = 0.0,
+        text: str = "Let me look at ",
+        chunks: int = 1,
+        every: float = 0.0,
+    ) -> Run:
+        """Begin to answer ``after`` so many seconds, then hang in the middle of the answer."""
+        _says(text, after, chunks, every)
+        step = Says(text=text, after=after, chunks=chunks, every=every, unfinished=True)
+        run = self._run()._add(step, _told("goes_silent", after=after))
+        return run._add(Ends(how="hang"))
+
+    def crashes(
+        self, signal: str = "KILL", *, after: float = 0.0, text: str = "", chunks: int = 1
+    ) -> Run:
+        """Die of a signal of its own (KILL, ABRT, SEGV), in the middle of ``text`` if any."""
+        if signal not in _SIGNALS:
+            raise ValueError(f"signal must be one of {', '.join(_SIGNALS)}, not {signal!r}")
+        run = self._run()
+        told = _told("crashes", signal, after=after)
+        if text:
+            _says(text, after, chunks, 0.0)
+            run._add(Says(text=text, after=after, chunks=chunks, unfinished=True), told)
+            return run._add(Ends(how="crash", code=_SIGNALS[signal]))
+        _seconds(after, "after")
+        return run._add(Ends(how="crash", after=after, code=_SIGNALS[signal]), told)
+
+    def truncates(self) -> Run:
+        """Exit with 0 and half of the last line: what the CLI does when its reader stalls."""
+        return self._run()._add(Ends(how="truncate"), _told("truncates"))
+
+    def exits(self, code: int, *, stderr: str = "", after: float = 0.0) -> Run:
+        """Exit with ``code``, here and now or after what was scripted before."""
+        if not 0 <= code <= 255:
+            raise ValueError(f"an exit code is between 0 and 255, not {code!r}")
+        _seconds(after, "after")
+        step = Ends(how="exit", code=code, stderr=stderr, after=after)
+        return self._run()._add(step, _told("exits", code))
+
+    def never_exits(self) -> Run:
+        """Go on without a word, after its result, until a signal comes."""
+        return self._run()._add(Ends(how="linger"), _told("never_exits"))
+
+    def ignores_term(self) -> Run:
+        """Do not end on SIGTERM: whoever ends it has to come to SIGKILL."""
+        return self._run()._ignore_term()
+
+    def usage_error(self, text: str) -> Run:
+        """Refuse the command line: ``text`` on stderr, exit 1."""
+        return self._run()._add(WrongUsage(text), _told("usage_error", text))
+
+
+@dataclass(eq=False)
+class Run(Verbs):
+    """What one process does: its turns, one after another, and how it ends."""
+
+    accepts: Condition
+    steps: list[Step] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    ignoring_term: bool = False
+    used_by: int | None = None
+    """The number of the call that played it, from 1."""
+    turns_played: int = 0
+
+    def _run(self) -> Run:
+        return self
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether a further statement in the test begins another run."""
+        return any(ends_turn(step) or isinstance(step, (Ends, WrongUsage)) for step in self.steps)
+
+    def _add(self, step: Step, told: str | None = None) -> Run:
+        if self.used_by is not None:
+            raise ValueError(f"{self} has been played by call {self.used_by}; script another run")
+        last = self.steps[-1] if self.steps else None
+        if isinstance(last, (Ends, WrongUsage)) and not ends_turn(last):
+            raise ValueError(f"nothing can come after {self}: the process is at its end")
+        self.steps.append(step)
+        if told is not None:
+            self.told.append(told)
+        return self
+
+    def _ignore_term(self) -> Run:
+        self.ignoring_term = True
+        self.told.append(_told("ignores_term"))
+        return self
+
+    def turns(self) -> list[list[Step]]:
+        """The steps by turn; a last one that does not end may be among them."""
+        turns: list[list[Step]] = [[]]
+        for step in self.steps:
+            turns[-1].append(step)
+            if ends_turn(step):
+                turns.append([])
+        return [turn for turn in turns if turn]
+
+    def __str__(self) -> str:
+        return f"claude{self.accepts}{''.join(self.told)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Which calls a run is for."""
+
+    prompt: re.Pattern[str] | None = None
+    module: str | None = None
+
+    @property
+    def is_particular(self) -> bool:
+        return self.prompt is not None or self.module is not None
+
+    def admits(self, prompt: str, cwd: str) -> bool:
+        if self.prompt is not None and not self.prompt.search(prompt):
+            return False
+        if self.module is None:
+            return True
+        if os.sep in self.module:
+            return os.path.realpath(self.module) == os.path.realpath(cwd)
+        return os.path.basename(cwd) == self.module
+
+    def why_not(self, prompt: str, cwd: str) -> str:
+        """What does not fit, for a person."""
+        if self.prompt is not None and not self.prompt.search(prompt):
+            return "the prompt does not match"
+        return f"the module is {clean(os.path.basename(cwd))!r}"
+
+    def __str__(self) -> str:
+        if not self.is_particular:
+            return ""
+        pattern = None if self.prompt is None else self.prompt.pattern
+        given = {"prompt": pattern, "module": self.module}
+        inside = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
+        return f".when({inside})"
+
+
+def _says(text: str, after: float, chunks: int, every: float) -> Says:
+    if not isinstance(text, str):
+        raise TypeError(f"the text must be a str, not {text!r}")
+    if chunks < 1:
+        raise ValueError(f"chunks must be at least 1, not {chunks!r}")
+    _seconds(after, "after")
+    _seconds(every, "every")
+    return Says(text=text, after=after, chunks=chunks, every=every)
+
+
+def _seconds(seconds: float, what: str) -> None:
+    seconds_to_us(seconds, what)  # raises what it has to
+
+
+def _told(verb: str, *given: object, **named: object) -> str:
+    shown = [_short(each) for each in given]
+    shown += [
+        f"{name}={value!r}"
+        for name, value in named.items()
+        if value is not None and not (name != "times" and value in (0.0, 1))
+    ]
+    return f".{verb}({', '.join(shown)})"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…{text[-1]}"

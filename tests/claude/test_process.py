@@ -1,0 +1,823 @@
+"""Real processes, pipes and signals: what the CLI may do to its runner, and what is left of it."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+import pytest_claude_comms
+from pytest_claude_comms import resources
+from pytest_claude_comms.claude import descendants
+from pytest_claude_comms.claude.command import RUN_MARK, build_environment
+from pytest_claude_comms.claude.process import ClaudeProcess, running
+from pytest_claude_comms.claude.stream import StreamReader
+from pytest_claude_comms.clock import SECOND, Clock, SystemClock, unhandled_hook
+from pytest_claude_comms.errors import ClaudeError, ClaudeNotFound, ModuleDirectoryNotFound
+from pytest_claude_comms.status import MessageStatus
+from pytest_claude_comms.testing import FakeClock
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="scripts with a first line, signals")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+ROOT = str(Path(pytest_claude_comms.__file__).parents[1])
+LONG = 60
+"""Seconds after which a test that waits for something real gives up. No test takes them."""
+
+Claude: TypeAlias = Callable[..., ClaudeProcess]
+
+_HEAD = """\
+#!{python} -IS
+import os, signal, sys, time
+def say(text):
+    os.write(1, text.encode())
+def child(code, **options):
+    import subprocess
+    shell = [sys.executable, "-IS", "-c", code]
+    return subprocess.Popen(shell, stdin=subprocess.DEVNULL, **options).pid
+SLEEP = "import time; time.sleep(600)"
+"""
+
+
+@pytest.fixture
+def claude(tmp_path: Path) -> Claude:
+    """Makes a run of a stand-in for the CLI, not started yet."""
+
+    def make(script: str, prompt: str = "hi", **options: Any) -> ClaudeProcess:
+        path = tmp_path / "claude"
+        path.write_text(_HEAD.format(python=sys.executable) + textwrap.dedent(script))
+        path.chmod(0o755)
+        options.setdefault("command", [str(path)])
+        options.setdefault("cwd", tmp_path)
+        options.setdefault("env", build_environment(os.environ))
+        return ClaudeProcess(prompt, **options)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    def held() -> tuple[int, set[str]]:
+        gc.collect()
+        names = {t.name for t in threading.enumerate() if t.name.startswith("claude-comms")}
+        return len(os.listdir("/dev/fd")), names
+
+    before = held()
+    known = set(resources.left_open())
+    yield
+    assert running() == {}
+    assert set(resources.left_open()) <= known
+    wait_for(lambda: held() == before)
+    with pytest.raises(ChildProcessError):  # no child, no zombie
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+@pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    with FakeClock() as clock:
+        yield clock
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def read_all(process: ClaudeProcess) -> bytes:
+    assert process.wait(LONG)
+    chunks = process.take()
+    process.done_with(chunks)
+    return b"".join(chunks)
+
+
+def output_until(process: ClaudeProcess, count: int) -> list[str]:
+    """The first lines that it prints."""
+    wait_for(lambda: b"".join(process._chunks).count(b"\n") >= count)
+    return b"".join(process.take()).decode().splitlines()
+
+
+# -- the ordinary run
+
+
+def test_the_prompt_goes_by_stdin_and_the_output_comes_whole(claude: Claude) -> None:
+    process = claude("say(sys.stdin.read().upper()); os.write(2, b'warned'); sys.exit(3)", "höi\n")
+    with process:
+        assert read_all(process) == "HÖI\n".encode()
+        assert (process.exit_code, process.intent, process.stderr) == (3, None, "warned")
+        assert process.ended
+        assert process.bytes_read == process.bytes_processed == 5
+
+
+def test_before_its_start_it_holds_nothing_and_says_so(claude: Claude) -> None:
+    process = claude("")
+    assert process.take() == []
+    assert (process.exit_code, process.ended, process.left_open()) == (None, False, None)
+    assert "not started" in repr(process)
+    for ask in (lambda: process.pid, process.end, process.wait, process.kill, process.begin_end):
+        with pytest.raises(RuntimeError, match="not been started"):
+            ask()
+
+
+def test_it_is_started_once(claude: Claude) -> None:
+    process = claude("")
+    process.start()
+    with pytest.raises(RuntimeError, match="already"):
+        process.start()
+    with process:
+        pass
+    with pytest.raises(RuntimeError, match="already"):
+        process.start()
+
+
+def test_while_it_runs_it_is_open_and_listed(claude: Claude) -> None:
+    with claude("time.sleep(600)") as process:
+        assert running() == {process.pid: process}
+        assert (
+            process.left_open()
+            == f"{process!r} was not ended: call its end(), or use it in a with block"
+        )
+        assert resources.left_open()[id(process)][0] is process
+    assert process.left_open() is None
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a\0b", "-p --model x", "", "\u2028🌍", "$(touch x) `touch x` '\""]
+)
+def test_any_prompt_arrives_as_it_is(claude: Claude, prompt: str, tmp_path: Path) -> None:
+    with claude("sys.stdout.buffer.write(sys.stdin.buffer.read())", prompt) as process:
+        assert read_all(process) == prompt.encode()
+    assert sorted(os.listdir(tmp_path)) == ["claude"]
+
+
+def test_a_prompt_that_is_no_text_is_refused(claude: Claude) -> None:
+    with pytest.raises(ValueError, match="lone surrogate"):
+        claude("", "half an emoji: \ud83d")
+    with pytest.raises(TypeError, match="prompt"):
+        claude("", b"bytes")
+    with pytest.raises(TypeError, match="list of words"):
+        claude("", command="claude")
+
+
+@pytest.mark.parametrize("name", ["$(touch x)", "`touch x`", 'it\'s "quoted"', "a b;c", "--x"])
+def test_a_directory_of_any_name_is_inert(claude: Claude, tmp_path: Path, name: str) -> None:
+    module = tmp_path / name
+    module.mkdir()
+    with claude("say(os.getcwd())", cwd=module) as process:
+        assert read_all(process) == str(module).encode()
+    assert os.listdir(module) == []
+
+
+@linux
+def test_the_prompt_is_nowhere_to_be_seen(claude: Claude) -> None:
+    with claude("say('up\\n'); time.sleep(600)", "the-secret " * 10) as process:
+        output_until(process, 1)
+        for name in ("cmdline", "environ"):
+            assert b"the-secret" not in Path(f"/proc/{process.pid}/{name}").read_bytes()
+
+
+@linux
+def test_it_has_its_own_session_and_the_environment_given(claude: Claude) -> None:
+    script = "say(f'{os.getsid(0)} {os.getpgid(0)} {os.getpid()}\\n'); say(repr(dict(os.environ)))"
+    with claude(script, env={"A": "1"}) as process:
+        ids, environ = read_all(process).decode().split("\n")
+    assert set(ids.split()) == {str(process.pid)}
+    assert {name for name in eval(environ) if name != "LC_CTYPE"} == {"A", RUN_MARK}
+
+
+# -- much of everything (rows 33, 34, 37; pitfalls 3 and 4)
+
+
+def test_a_big_prompt_is_read_when_the_child_likes(claude: Claude) -> None:
+    prompt = "0123456789abcdef" * 250_000
+    script = """
+        say("x" * 300_000)          # before it reads: neither side may wait for the other
+        import hashlib
+        say(hashlib.md5(sys.stdin.buffer.read()).hexdigest())
+    """
+    with claude(script, prompt) as process:
+        digest = hashlib.md5(prompt.encode()).hexdigest()
+        assert read_all(process) == b"x" * 300_000 + digest.encode()
+
+
+@pytest.mark.parametrize("script", ["os.close(0); say('done')", "say('done')"])
+def test_a_child_may_leave_its_prompt_unread(claude: Claude, script: str) -> None:
+    with claude(script, "p" * 3_000_000) as process:
+        assert read_all(process) == b"done"
+        assert process.exit_code == 0
+
+
+def test_ten_megabytes_for_a_slow_consumer_are_complete(claude: Claude) -> None:
+    script = """
+        for number in range(160):
+            say(f"{number:07d}\\n" * 8192)
+    """
+    expected = b"".join(b"%07d\n" % number * 8192 for number in range(160))
+    with claude(script) as process:
+        # Nobody takes anything before the child has long ended.
+        assert process.wait(LONG)
+        assert process.exit_code == 0
+        assert process.bytes_processed == 0
+        assert b"".join(process.take()) == expected
+        assert process.take() == []
+
+
+def test_ten_megabytes_of_stderr_are_drained_and_the_tail_kept(claude: Claude) -> None:
+    script = """
+        for number in range(160):
+            os.write(2, b"%07d\\n" % number * 8192)
+        os.write(2, "the end: é".encode() + b"\\xff")
+        say("out")
+    """
+    with claude(script, stderr_tail=1000) as process:
+        assert read_all(process) == b"out"
+        assert process.stderr.endswith("0000159\nthe end: é\ufffd")
+        assert len(process.stderr.encode(errors="replace")) <= 1002
+
+
+def test_of_stderr_nothing_is_kept_if_nothing_is_wanted(claude: Claude) -> None:
+    with claude("os.write(2, b'x' * 100_000)", stderr_tail=0) as process:
+        read_all(process)
+        assert process.stderr == ""
+
+
+def test_a_line_of_any_length_passes(claude: Claude) -> None:
+    script = """
+        say('{"type": "x", "pad": "' + "y" * 3_000_000 + '"}\\n')
+        say('{"type": "result", "subtype": "success", "is_error": false, "result": "ok"}\\n')
+    """
+    for longest, status in ((64 << 20, MessageStatus.COMPLETE), (1 << 20, MessageStatus.FAILED)):
+        reader = StreamReader(max_line_bytes=longest)
+        with claude(script) as process:
+            assert process.wait(LONG)
+            for chunk in process.take():
+                reader.feed_bytes(chunk)
+        outcome = reader.finish(exit_code=process.exit_code, stderr=process.stderr)
+        assert (outcome.status, outcome.answer) == (status, "ok")
+
+
+def test_what_comes_is_told_and_counted(claude: Claude) -> None:
+    told = threading.Event()
+    process = claude("say(sys.stdin.readline()); time.sleep(600)", "one\n", on_output=told.set)
+    with process:
+        assert told.wait(LONG)
+        chunks = process.take()
+        assert chunks == [b"one\n"]
+        assert (process.bytes_read, process.bytes_processed) == (4, 0)
+        process.done_with(chunks)
+        assert process.bytes_processed == 4
+        told.clear()
+        process.end("cancelled")
+        assert told.is_set()
+
+
+def test_a_consumer_that_raises_hinders_nothing(claude: Claude) -> None:
+    def fail() -> None:
+        raise LookupError("consumer")
+
+    seen: list[BaseException] = []
+    with (
+        unhandled_hook(lambda error, what: seen.append(error)),
+        claude("say('x' * 1_000_000)", on_output=fail) as process,
+    ):
+        assert len(read_all(process)) == 1_000_000
+    assert {type(error) for error in seen} == {LookupError}
+
+
+# -- what cannot be started (row 39)
+
+
+def test_a_missing_cli_and_a_missing_directory_are_told_apart(
+    claude: Claude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(ClaudeNotFound, match="pip install"):
+        claude("", command=["claude"], env={"PATH": "/nowhere"}).start()
+    for cwd in (tmp_path / "none", tmp_path / "claude"):
+        with pytest.raises(ModuleDirectoryNotFound) as caught, claude("", cwd=cwd):
+            pass
+        assert caught.value.path == str(cwd)
+
+
+def test_what_the_system_refuses_is_said_in_words(claude: Claude, tmp_path: Path) -> None:
+    script = tmp_path / "broken"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    with pytest.raises(ClaudeNotFound, match="interpreter"):
+        claude("", command=[str(script)]).start()
+    script.write_text("no program at all")
+    with pytest.raises(ClaudeError, match="exec format error"):
+        claude("", command=[str(script)]).start()
+    process = claude("")
+    process.command.append("x" * 3_000_000)
+    with pytest.raises(ClaudeError, match="3,000,000 bytes"):
+        process.start()
+    with pytest.raises(ValueError, match="null"):
+        claude("", command=[str(tmp_path / "claude"), "a\0b"]).start()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may enter anything")
+def test_a_directory_that_may_not_be_entered(claude: Claude, tmp_path: Path) -> None:
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0)
+    with pytest.raises(ClaudeError, match="cannot be entered: permission denied"):
+        claude("", cwd=shut).start()
+
+
+def test_a_directory_that_goes_meanwhile(
+    claude: Claude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_claude_comms.claude.child.find_directory", lambda cwd: str(cwd))
+    with pytest.raises(ModuleDirectoryNotFound, match="cannot be entered"):
+        claude("", cwd=tmp_path / "none").start()
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_a_start_that_fails_half_way_leaves_nothing(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    started: list[threading.Thread] = []
+    true_start = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == nth:
+            monkeypatch.undo()
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        true_start(thread)
+
+    process = claude("time.sleep(600)", "p" * 1_000_000)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="new thread"):
+        process.start()
+    assert process.exit_code == -signal.SIGKILL
+    assert process.left_open() is None
+
+
+# -- ending it (rows 29, 30, 36; pitfalls 5 and 6)
+
+
+@pytest.mark.parametrize("intent", ["timeout", "cancelled", None])
+def test_it_is_ended_by_sigterm(claude: Claude, intent: Any) -> None:
+    with claude("say('up\\n'); time.sleep(600)") as process:
+        output_until(process, 1)
+        process.end(intent)
+        assert (process.exit_code, process.intent, process.ended) == (-15, intent, True)
+
+
+def test_it_may_take_leave(claude: Claude) -> None:
+    script = """
+        def leave(*_):
+            say("bye")
+            os._exit(143)
+        signal.signal(signal.SIGTERM, leave)
+        say("up\\n")
+        while True: time.sleep(600)
+    """
+    with claude(script) as process:
+        output_until(process, 1)
+        process.end("timeout")
+        assert (process.exit_code, process.take()) == (143, [b"bye"])
+
+
+def test_a_term_that_is_ignored_is_followed_by_a_kill(claude: Claude) -> None:
+    script = "signal.signal(signal.SIGTERM, signal.SIG_IGN); say('up\\n'); time.sleep(600)"
+    with claude(script, grace=0.2) as process:
+        output_until(process, 1)
+        process.end("timeout")
+        assert (process.exit_code, process.intent) == (-9, "timeout")
+
+
+def test_a_result_and_then_no_exit_is_ended_without_intent(claude: Claude) -> None:
+    script = """
+        say('{"type": "result", "subtype": "success", "is_error": false, "result": "ok"}\\n')
+        os.close(1)
+        time.sleep(600)
+    """
+    with claude(script) as process:
+        lines = output_until(process, 1)
+        assert not process.ended
+        process.end()
+        assert process.intent is None
+        reader = StreamReader()
+        reader.feed(lines[0])
+        outcome = reader.finish(exit_code=process.exit_code, intent=process.intent)
+        assert outcome.status == MessageStatus.COMPLETE
+
+
+def test_the_first_end_counts(claude: Claude) -> None:
+    with claude("time.sleep(600)") as process:
+        process.begin_end(None)
+        process.begin_end("timeout")
+        process.end("cancelled")
+        assert process.intent is None
+    with claude("time.sleep(600)") as process:
+        process.begin_end("cancelled")
+        process.end("timeout")
+        assert process.intent == "cancelled"
+        with pytest.raises(ValueError, match="intent"):
+            process.begin_end("killed")  # type: ignore[arg-type]
+
+
+def test_what_has_exited_by_itself_was_not_ended(claude: Claude) -> None:
+    with claude("say('done')") as process:
+        assert process.wait(LONG)
+        process.end("timeout")
+        process.kill()
+        assert (process.intent, process.exit_code, process.take()) == (None, 0, [b"done"])
+
+
+def test_many_may_end_it_at_once(claude: Claude) -> None:
+    with claude("say('up\\n'); time.sleep(600)") as process:
+        output_until(process, 1)
+        enders: list[Callable[[], object]] = [process.end, process.kill, process.wait] * 3
+        threads = [threading.Thread(target=end) for end in enders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert process.ended
+
+
+def test_waiting_for_it_has_an_end(claude: Claude) -> None:
+    with claude("time.sleep(600)") as process:
+        assert process.wait(0) is False
+        assert process.wait(0.01) is False
+
+
+def test_an_exception_in_the_block_ends_it_too(claude: Claude) -> None:
+    process = claude("time.sleep(600)")
+    with pytest.raises(KeyboardInterrupt), process:
+        raise KeyboardInterrupt
+    assert process.ended
+
+
+# -- its descendants (row 36, pitfall 6)
+
+_TOOLS = {
+    "its group": "child(SLEEP)",
+    "a group of its own": "child(SLEEP, process_group=0)"
+    if sys.version_info >= (3, 11)
+    else "child(SLEEP, preexec_fn=os.setpgrp)",
+    "a session of its own": "child(SLEEP, start_new_session=True)",
+    "no pipe of ours": "child(SLEEP, start_new_session=True, stdout=-3, stderr=-3)",
+    "deaf to SIGTERM": """child(
+        "import signal; signal.signal(15, 1);" + SLEEP, start_new_session=True)""",
+}
+
+
+@linux
+@pytest.mark.parametrize("tool", _TOOLS)
+@pytest.mark.parametrize("ignores", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+def test_its_tools_end_with_it(claude: Claude, tool: str, ignores: str) -> None:
+    script = f"say(str({_TOOLS[tool].strip()}) + '\\n')\n{ignores}\nsay('up\\n')\ntime.sleep(600)"
+    with claude(script, grace=0.2) as process:
+        pid, _ = output_until(process, 2)
+        assert alive(int(pid))
+        process.end("timeout")
+        assert not alive(int(pid))
+        assert process.exit_code == (-9 if ignores else -15)
+
+
+@linux
+def test_an_orphan_of_an_orphan_is_found_by_its_mark(claude: Claude) -> None:
+    script = """
+        code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}],"
+        code += "start_new_session=True, stdout=-3, stderr=-3, stdin=-3)"
+        import subprocess
+        subprocess.run([sys.executable, "-c", code], start_new_session=True)
+        say("up\\n")
+        time.sleep(600)
+    """
+    with claude(script) as process:
+        output_until(process, 1)
+        token = process._started().token
+        (orphan,) = (each for each in descendants.find(None, token) if each.pid != process.pid)
+        (row,) = (row for row in descendants._rows() if row.pid == orphan.pid)
+        assert process.pid not in (row.parent, row.session)
+        process.end("cancelled")
+        assert not alive(orphan.pid)
+        assert descendants.find(None, token) == set()
+
+
+@linux
+def test_who_keeps_the_pipe_is_not_waited_for_for_ever(claude: Claude, clock: FakeClock) -> None:
+    script = """
+        pid = child(SLEEP, start_new_session=True)
+        other = child(SLEEP, start_new_session=True, stdout=-3, stderr=-3)
+        say(f"{pid} {other}")
+    """
+    with claude(script, clock=clock) as process:
+        pid, other = map(int, read_all(process).split())
+        assert (process.exit_code, process.intent, clock.elapsed) == (0, None, 1)
+        assert not alive(pid)
+        # What it left in the background and holds nothing of ours is none of our business.
+        assert alive(other)
+    os.kill(other, signal.SIGKILL)
+    wait_for(lambda: not alive(other))
+
+
+@linux
+def test_who_keeps_writing_into_the_pipe_cannot_hold_it_either(claude: Claude) -> None:
+    loop = "import os\nwhile True: os.write(1, b'y' * 4096)"
+    with claude(f"say('mine'); child({loop!r}, start_new_session=True)") as process:
+        assert read_all(process).startswith(b"mine")
+        assert process.bytes_read < 32 << 20
+        assert descendants.find(None, process._started().token) == set()
+
+
+def test_a_wrapper_may_pass_on_the_last_of_it(claude: Claude) -> None:
+    late = "import time, os; time.sleep(0.2); os.write(1, b'late')"
+    with claude(f"say('early '); child({late!r}, start_new_session=True)") as process:
+        assert read_all(process) == b"early late"
+
+
+@linux
+def test_to_end_it_while_it_lingers_ends_the_lingering(claude: Claude) -> None:
+    with claude("child(SLEEP, start_new_session=True)") as process:
+        wait_for(lambda: process.exit_code is not None)
+        process.end("timeout")
+        assert (process.ended, process.intent) == (True, None)
+        assert descendants.find(None, process._started().token) == set()
+
+
+@linux
+def test_a_stranger_with_the_number_is_not_killed() -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (row,) = [row for row in descendants._rows() if row.pid == stranger.pid]
+    descendants.kill({descendants.Relative(stranger.pid, row.started + "1")})
+    stranger.communicate(b"\n")
+    assert stranger.returncode == 0
+
+
+@linux
+@pytest.mark.parametrize("open_handle", [True, False])
+def test_without_handles_of_processes_they_are_killed_too(
+    monkeypatch: pytest.MonkeyPatch, open_handle: bool
+) -> None:
+    if not open_handle:
+        monkeypatch.delattr(os, "pidfd_open")
+    victim = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (row,) = [row for row in descendants._rows() if row.pid == victim.pid]
+    descendants.kill({descendants.Relative(victim.pid, row.started)})
+    victim.communicate()
+    wait_for(lambda: not alive(victim.pid))
+
+
+@linux
+def test_who_is_in_the_middle_of_its_exec_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # At that moment, which is short, the kernel shows an empty environment.
+    true_read = descendants._read
+    looks: list[str] = []
+
+    def read(path: str) -> bytes | None:
+        if path == f"/proc/{child.pid}/environ" and len(looks) < 2:
+            looks.append(path)
+            return b""
+        return true_read(path)
+
+    env = descendants.marked({}, "t1")
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=env
+    ) as child:
+        monkeypatch.setattr(descendants, "_read", read)
+        assert [each.pid for each in descendants.find(None, "t1")] == [child.pid]
+        child.kill()
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+_ADOPTS = """
+import ctypes, os, sys
+from pytest_claude_comms.claude.process import ClaudeProcess
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)     # PR_SET_CHILD_SUBREAPER
+with ClaudeProcess("hi", cwd=".", command=[sys.argv[1]], env=dict(os.environ)) as process:
+    while b"".join(process._chunks).count(b"\\n") < 2:
+        pass
+    process.end("timeout")
+try:
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+except ChildProcessError:
+    print("nobody is left")
+"""
+
+
+@linux
+@pytest.mark.parametrize("tool", ["its group", "a session of its own"])
+def test_who_adopts_orphans_reaps_them(claude: Claude, tmp_path: Path, tool: str) -> None:
+    claude(f"say(str({_TOOLS[tool]}) + '\\n')\nsay('up\\n')\ntime.sleep(600)")
+    shown = subprocess.run(
+        [sys.executable, "-c", _ADOPTS, str(tmp_path / "claude")],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONG,
+    )
+    assert shown.stdout == "nobody is left\n"
+
+
+@linux
+def test_where_there_is_no_proc_ps_tells(claude: Claude, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descendants, "_PROC", "/no/such/folder")
+    if not descendants._rows():
+        pytest.skip("no ps here")
+    script = f"say(str({_TOOLS['a group of its own']}) + '\\n'); time.sleep(600)"
+    with claude(script) as process:
+        (pid,) = output_until(process, 1)
+        process.end("timeout")
+        wait_for(lambda: not alive(int(pid)))
+
+
+def test_a_mark_is_added_to_that_of_an_outer_run() -> None:
+    outer = descendants.marked({"A": "1"}, "t1")
+    assert outer == {"A": "1", RUN_MARK: "t1"}
+    assert descendants.marked(build_environment(outer), "t2")[RUN_MARK] == "t1:t2"
+
+
+# -- the runner's own end (row 28)
+
+_RUNNER = """
+import os, sys, time
+from pytest_claude_comms.claude.process import ClaudeProcess
+process = ClaudeProcess("hi", cwd=".", command=[sys.argv[1]], env=dict(os.environ), grace=0)
+process.start()
+if sys.argv[2] == "forks" and os.fork() == 0:
+    time.sleep(600)
+while b"".join(process._chunks).count(b"\\n") < 2:
+    time.sleep(0.01)
+print(b"".join(process.take()).decode().split()[0], process.pid, flush=True)
+if sys.argv[2] == "exits":
+    sys.exit()
+if sys.argv[2] == "crashes":
+    os.abort()
+time.sleep(600)
+"""
+
+
+@linux
+@pytest.mark.parametrize("how", ["is killed", "crashes", "exits", "forks"])
+@pytest.mark.parametrize("ignores", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+def test_a_runner_that_dies_takes_its_child_along(
+    claude: Claude, tmp_path: Path, how: str, ignores: str
+) -> None:
+    claude(
+        f"say(str({_TOOLS['deaf to SIGTERM']}) + '\\n')\n{ignores}\nsay('up\\n')\ntime.sleep(600)"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-c", _RUNNER, str(tmp_path / "claude"), how],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert runner.stdout is not None
+    pids = [int(word) for word in runner.stdout.readline().split()]
+    try:
+        if how in ("is killed", "forks"):
+            assert [alive(pid) for pid in pids] == [True, True]
+            runner.kill()
+        wait_for(lambda: not any(alive(pid) for pid in pids))
+    finally:
+        for pid in (*pids, runner.pid):  # with the forked worker, which is in its group
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        runner.stdout.close()
+        runner.wait()
+
+
+@linux
+def test_without_a_shell_it_runs_all_the_same(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_popen = subprocess.Popen
+
+    def popen(argv: list[str], **options: Any) -> Any:
+        if argv[0] == "/bin/sh":
+            raise FileNotFoundError(2, "No such file or directory", "/bin/sh")
+        return true_popen(argv, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with claude("say('done')") as process:
+        assert read_all(process) == b"done"
+
+
+@linux
+def test_a_run_that_has_ended_leaves_no_shell_behind(claude: Claude) -> None:
+    def shells() -> list[int]:
+        return [row.pid for row in descendants._rows() if row.parent == os.getpid()]
+
+    with claude("say('up\\n'); time.sleep(600)") as process:
+        output_until(process, 1)
+        assert len(shells()) == 2
+    assert shells() == []
+
+
+# -- on a fake clock
+
+
+def test_no_fake_time_passes_while_it_runs(claude: Claude, clock: FakeClock) -> None:
+    wakeup = clock.wakeup()
+    with claude(
+        "say('x'); time.sleep(0.1); say('y')", clock=clock, on_output=wakeup.set
+    ) as process:
+        while not process.ended:
+            assert wakeup.wait(60 * SECOND, why="Claude")
+        assert b"".join(process.take()) == b"xy"
+    assert clock.elapsed == 0
+
+
+def test_an_actor_ends_it_and_the_grace_is_fake(claude: Claude, clock: FakeClock) -> None:
+    script = """
+        signal.signal(signal.SIGTERM, lambda *_: say("no\\n"))
+        say("up\\n")
+        while True: time.sleep(600)
+    """
+    printed: list[bytes] = []
+    rests = threading.Event()
+
+    def stand_in() -> None:
+        # What the stand-in for the CLI does: after each line its child waits for time to pass.
+        chunks = process.take()
+        printed.extend(chunks)
+        if chunks:
+            rests.set()
+            clock.outside_rests(process.pid)
+
+    process = claude(script, clock=clock, grace=5, on_output=stand_in)
+    with process:
+        assert rests.wait(LONG)
+        clock.sleep(7)
+        process.end("timeout")
+        assert (process.exit_code, process.intent) == (-9, "timeout")
+        assert clock.elapsed == 12
+    assert b"".join(printed) == b"up\nno\n"
+
+
+def test_when_the_clock_stops_it_is_killed(claude: Claude) -> None:
+    clock = FakeClock()
+    process = claude("time.sleep(600)", clock=clock)
+
+    def ask() -> None:
+        with process:
+            clock.outside_rests(process.pid)
+            clock.sleep(600)
+
+    clock.spawn(ask)
+    clock.advance(1)
+    clock.close()
+    assert (process.ended, process.exit_code) == (True, -9)
+
+
+def test_when_the_clock_stops_in_the_grace_it_is_killed(claude: Claude) -> None:
+    clock = FakeClock()
+    script = "signal.signal(signal.SIGTERM, signal.SIG_IGN); say('up\\n'); time.sleep(600)"
+    process = claude(script, clock=clock, grace=600)
+    process.start()
+    output_until(process, 1)
+    process.begin_end("cancelled")
+    clock.spawn(clock.outside_rests, process.pid)
+    clock.advance(1)
+    clock.close()
+    wait_for(lambda: process.ended)
+    assert process.exit_code == -9
+    assert process.intent == "cancelled"
+
+
+@pytest.mark.parametrize("make", [SystemClock, FakeClock])
+def test_twenty_at_once_are_told_apart(claude: Claude, make: Callable[[], Clock]) -> None:
+    clock = make()
+    first = claude("say(sys.stdin.read() * 1000)", clock=clock)
+    others = [
+        ClaudeProcess(str(n), cwd=first.cwd, command=first.command, env={}, clock=clock)
+        for n in range(20)
+    ]
+    for process in others:
+        process.start()
+    for number, process in enumerate(others):
+        assert process.wait(LONG)
+        assert b"".join(process.take()) == str(number).encode() * 1000
+    if isinstance(clock, FakeClock):
+        clock.close()
