@@ -28,6 +28,16 @@ def store_error(path: str, error: OSError) -> StoreError:
     return StoreError(f"{path}: {error.strerror or error}")
 
 
+def path_of(path: str | os.PathLike[str]) -> str:
+    """``path`` as a str. Raises TypeError for bytes, ValueError for what can name no file."""
+    given = os.fspath(path)
+    if not isinstance(given, str):
+        raise TypeError(f"path must be a str or a path of one, not {path!r}")
+    if "\0" in given:
+        raise ValueError(f"the path {given!r} has a NUL character, which no file's name can have")
+    return given
+
+
 def create_private(path: str) -> bool:
     """Create an empty file that only its owner can read or write, whatever the umask.
 
@@ -46,8 +56,12 @@ def create_private(path: str) -> bool:
 
 def _create(path: str) -> int:
     descriptor = os.open(path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-    if sys.platform != "win32" and stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o600:
-        os.fchmod(descriptor, 0o600)  # the umask took some of it
+    try:
+        if sys.platform != "win32" and stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o600:
+            os.fchmod(descriptor, 0o600)  # the umask took some of it
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -68,7 +82,10 @@ def _create_parents(directory: str) -> None:
 
 
 def fsync_directory(path: str) -> None:
-    """Make the names in a directory survive a power cut. Windows does so by itself."""
+    """Make the names in a directory survive a power cut. Windows does so by itself.
+
+    Raises OSError, not StoreError: what that means to a change, its caller knows.
+    """
     if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -139,7 +156,10 @@ class FileLock:
         return taken
 
     def release(self) -> None:
-        """Let go of the lock. Nothing happens in a thread that does not hold it."""
+        """Let go of the lock. Nothing happens in a thread that does not hold it.
+
+        No OSError comes out of it: what was done under the lock has been done.
+        """
         try:
             self._release()
         except BaseException:  # interrupted half way: all of it may be done again
@@ -149,7 +169,10 @@ class FileLock:
     def _release(self) -> None:
         if self._owner == threading.get_ident():
             if self._descriptor is not None:
-                _unlock(self._descriptor)
+                try:
+                    _unlock(self._descriptor)
+                except OSError:  # as seen on network file systems
+                    self._close_file()  # lets go too; the next one to lock opens it again
             self._owner = None
         with suppress(RuntimeError):
             self._mutex.release()
@@ -188,7 +211,8 @@ class FileLock:
     def _close_file(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            with suppress(OSError):  # it is closed all the same, and nothing was written to it
+                os.close(descriptor)
 
     def _forget(self) -> None:
         # In the child of a fork. Closing leaves the parent's lock alone, unlocking would not;

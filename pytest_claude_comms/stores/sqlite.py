@@ -15,8 +15,8 @@ from . import files, sqlite_link, sqlite_rows
 from .base import Durability
 from .core import BUSY_TIMEOUT, BaseStore
 from .hub import hub_of
-from .sqlite_link import Link, is_busy
-from .sqlite_rows import SQLiteSnapshot, SQLiteTransaction, Texts
+from .sqlite_link import Link, Peek, Stamp, is_busy, is_no_database
+from .sqlite_rows import NOTHING, SQLiteSnapshot, SQLiteTransaction, Texts
 
 WAL_BYTES = 4_000_000
 """Size from which on the write-ahead log is copied into the file and cut off. A larger one
@@ -48,16 +48,18 @@ class SQLiteConversationStore(BaseStore):
     ) -> None:
         if durability not in get_args(Durability):
             raise ValueError(f"no durability {durability!r}; there are {get_args(Durability)}")
-        given = os.fspath(path)
-        if not isinstance(given, str):
-            raise TypeError(f"path must be a str or a path of one, not {path!r}")
-        self._path = os.path.abspath(given)
+        self._path = os.path.abspath(files.path_of(path))
         self._file = os.path.realpath(self._path)
         url = f"sqlite:///{self._path.replace(os.sep, '/')}"
         super().__init__(url, hub_of("sqlite", self._file), clock)
         self._durability: Durability = durability
         self._lock = files.FileLock(f"{self._file}.lock")
         self._texts = Texts()
+        self._known = NOTHING
+        """The last change that was read or made here; it must stay in the history."""
+        self._known_lock = threading.Lock()
+        self._seen: tuple[Stamp, Peek] | None = None
+        """The file, without its log, when it was last looked at."""
         self._idle: list[Link] = []
         self._idle_lock = threading.Lock()
         self._shut = False
@@ -87,11 +89,12 @@ class SQLiteConversationStore(BaseStore):
         elif self._durability == "power":
             self._keep_name()
         # Looked at before and after it is opened: so the connection has just that file.
-        self._identity = self._look()
+        self._identity = self._look()[0]
         link = self._take()
         try:
             self._check_there()
             self._retry(lambda: self._begin_using(link, is_new))
+            self._look_first(link, self._check_there())
         except sqlite3.Error as error:
             raise self._store_error(error) from error
         finally:
@@ -133,6 +136,7 @@ class SQLiteConversationStore(BaseStore):
         try:
             link.db.execute("BEGIN")
             self._store_id = sqlite_rows.identify(link.db, self._path) or ""
+            self._know_last(link)
         finally:
             link.rollback()
         return bool(self._store_id) and _journal_mode(link) == "wal"
@@ -148,10 +152,19 @@ class SQLiteConversationStore(BaseStore):
             store_id = found or sqlite_rows.create(link.db)
             link.db.execute("COMMIT")
             self._store_id = store_id
+            self._know_last(link)
+            # So that the file itself, and not only its log, says whose it is.
+            link.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return True
         finally:  # nothing is held while waiting
             link.rollback()
             self._lock.release()
+
+    def _know_last(self, link: Link) -> None:
+        if self._store_id:
+            snapshot = SQLiteSnapshot(link, self._path, self._texts)
+            snapshot.begin(NOTHING)
+            self._known = snapshot.last
 
     # -- connections
 
@@ -238,12 +251,14 @@ class SQLiteConversationStore(BaseStore):
             self._put_back(held.pop())
 
     def _begin_reading(self, link: Link, snapshot: SQLiteSnapshot) -> bool:
-        self._check_there()
+        stamp = self._check_there()
         try:
             link.rollback()
             link.prepare()
+            if stamp != link.stamp:
+                self._look_closer(link, stamp)
             link.db.execute("BEGIN")
-            self._check_store(snapshot)
+            self._check_history(snapshot)
             return True
         except sqlite3.Error as error:
             if is_busy(error):
@@ -256,12 +271,14 @@ class SQLiteConversationStore(BaseStore):
         begun = False
         try:
             if self._lock.try_acquire():
-                self._check_there()
+                stamp = self._check_there()
                 link.rollback()
                 link.prepare()
+                if stamp != link.stamp:
+                    self._look_closer(link, stamp)
                 link.forget()
                 link.db.execute("BEGIN IMMEDIATE")
-                self._check_store(tx)
+                self._check_history(tx)
                 begun = True
         except sqlite3.Error as error:
             if not is_busy(error):
@@ -277,6 +294,9 @@ class SQLiteConversationStore(BaseStore):
             link.db.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._store_error(error, "unknown") from error
+        with self._known_lock:
+            if tx.last.revision >= self._known.revision:
+                self._known = tx.last
         tx.committed()
         # Whatever comes of this, the commit is in the log and stays there.
         with suppress(sqlite3.Error):
@@ -293,10 +313,10 @@ class SQLiteConversationStore(BaseStore):
             self._next_checkpoint = WAL_BYTES
 
     def _is_last(self, since: int) -> bool:
-        self._check_there()
+        stamp = self._check_there()
         link = self._take()
         try:
-            return link.is_last(since)
+            return stamp == link.stamp and link.is_last(since)
         except sqlite3.Error:  # the read that follows will say what it is
             return False
         finally:
@@ -318,23 +338,91 @@ class SQLiteConversationStore(BaseStore):
                 return
         raise StoreBusy(self._path, backoff.waited)
 
-    def _look(self) -> tuple[int, int]:
+    def _look(self) -> tuple[tuple[int, int], Stamp]:
         try:
             found = os.stat(self._path)
         except (FileNotFoundError, NotADirectoryError):
             raise HistoryGone("the file is no longer there", store=self.url) from None
         except OSError as error:
             raise files.store_error(self._path, error) from error
-        return found.st_dev, found.st_ino
+        return (found.st_dev, found.st_ino), Stamp(found.st_size, found.st_mtime_ns)
 
-    def _check_there(self) -> None:
+    def _check_there(self) -> Stamp:
         """Raises HistoryGone if the path is no longer the file that was opened."""
-        if self._look() != self._identity:
+        identity, stamp = self._look()
+        if identity != self._identity:
             raise HistoryGone("another file has taken its place", store=self.url)
+        return stamp
 
-    def _check_store(self, snapshot: SQLiteSnapshot) -> None:
-        if snapshot.store_id() != self._store_id:
-            raise HistoryGone("another store has taken its place", store=self.url)
+    def _check_history(self, snapshot: SQLiteSnapshot) -> None:
+        """First thing in a transaction: raises HistoryGone if what is known here is not in it."""
+        # One at a time, and what is known is written down after its commit: so each snapshot is
+        # from after all that was known when it was taken.
+        with self._known_lock:
+            known = self._known
+            is_there = snapshot.begin(known)
+            if snapshot.store_id != self._store_id:
+                raise HistoryGone("another store has taken its place", store=self.url)
+            if not is_there:
+                raise HistoryGone(
+                    f"change {known.revision} was taken back, by an older file or a backup that "
+                    "was put in its place: open the store again",
+                    store=self.url,
+                )
+            self._known = snapshot.last
+
+    # Whoever writes over the file without SQLite leaves the log, and what connections remember,
+    # as they are: both would go on hiding it. Only a checkpoint changes the file otherwise, and
+    # never to an earlier revision. Nothing shrinks it but VACUUM, which writes a fitting header
+    # first; but one that is being made longer may have a header that is ahead of it.
+
+    def _look_first(self, link: Link, stamp: Stamp) -> None:
+        if _size(f"{self._file}-wal"):
+            self._look_closer(link, stamp)
+            return
+        # All that is known here is in the file itself.
+        (page,) = link.db.execute("PRAGMA page_size").fetchone()
+        ours = sqlite_rows.label(self._store_id)
+        self._seen = stamp, Peek(sqlite_rows.APPLICATION_ID, ours, page, self._known.revision)
+        link.stamp = stamp
+
+    def _look_closer(self, link: Link, stamp: Stamp) -> None:
+        """Called when the file was written to: raises if by anything but a checkpoint."""
+        link.drop_pages()
+        seen = self._seen
+        if seen is None or stamp != seen[0]:
+            found = self._peek(stamp)
+            if found is None:
+                return
+            # Where a backup was restored, the file is still ahead of its log.
+            self._seen = stamp, found._replace(revision=min(found.revision, self._known.revision))
+        link.stamp = stamp
+
+    def _peek(self, stamp: Stamp) -> Peek | None:
+        """None if it cannot be told at this instant."""
+        if self._seen is None:
+            with suppress(sqlite3.Error):
+                return sqlite_link.peek(self._file)
+            return None
+        before, seen = self._seen
+        is_shorter = stamp.size < before.size
+        try:
+            found = sqlite_link.peek(self._file)
+        except sqlite3.Error as error:
+            if is_shorter or is_no_database(error):
+                raise self._cut_off(stamp) if is_shorter else self._store_error(error) from error
+            return None
+        if is_shorter and (not stamp.size or stamp.size % found.page):
+            raise self._cut_off(stamp)
+        ours = (sqlite_rows.APPLICATION_ID, sqlite_rows.label(self._store_id))
+        if found[:2] not in (ours, seen[:2]):
+            raise HistoryGone("another file was written over it", store=self.url)
+        if found.revision < seen.revision:
+            raise HistoryGone("an older file was written over it", store=self.url)
+        return found
+
+    def _cut_off(self, stamp: Stamp) -> StoreCorrupt:
+        return StoreCorrupt(self._path, f"it was cut off at {stamp.size:,} bytes")
 
     def _store_error(self, error: sqlite3.Error, outcome: Outcome = "not done") -> StoreError:
         if self._store_id:

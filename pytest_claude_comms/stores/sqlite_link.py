@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import sqlite3
-from contextlib import suppress
-from typing import Final
+from contextlib import closing, suppress
+from typing import Final, NamedTuple
 from weakref import WeakSet
 
 from ..errors import Outcome, StoreBusy, StoreCorrupt, StoreError
@@ -42,6 +42,11 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _code(error) in _BUSY
 
 
+def is_no_database(error: sqlite3.Error) -> bool:
+    """Whether the file is none of SQLite's, which no checkpoint can make it seem."""
+    return _code(error) == 26  # SQLITE_NOTADB
+
+
 def store_error(path: str, error: sqlite3.Error, outcome: Outcome = "not done") -> StoreError:
     """What to raise instead of ``error``."""
     if is_busy(error):
@@ -50,6 +55,41 @@ def store_error(path: str, error: sqlite3.Error, outcome: Outcome = "not done") 
         return StoreCorrupt(path, f"SQLite says: {error}")
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return StoreError(f"{path}: {error} ({name})", outcome=outcome)
+
+
+class Stamp(NamedTuple):
+    """What tells that a file was written to. Commits go to the log, so it seldom is."""
+
+    size: int
+    modified_ns: int
+
+
+class Peek(NamedTuple):
+    """What is in the file itself, whatever its log says."""
+
+    application: int
+    label: int
+    page: int
+    """Bytes of a page."""
+    revision: int
+    """The last one that a checkpoint has brought into it."""
+
+
+def peek(path: str) -> Peek:
+    """Look at a file without its log. Raises sqlite3.Error, also during a checkpoint.
+
+    Through SQLite, since closing a descriptor of our own would take the locks of all
+    connections of this process with it.
+    """
+    with closing(
+        sqlite3.connect(f"{_uri(path, 'ro')}&immutable=1", uri=True, isolation_level=None)
+    ) as db:
+        names = ("application_id", "user_version", "page_size")
+        application, label, page = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        found = None
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'").fetchone():
+            found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
+    return Peek(application, label, page, 0 if found is None else found[0])
 
 
 class Link:
@@ -64,6 +104,8 @@ class Link:
         self._ready = False
         self._version: int | None = None
         self._last: int | None = None
+        self.stamp: Stamp | None = None
+        """Of the file, when the pages that this connection remembers were still its."""
         self.db = sqlite3.connect(
             _uri(path),
             uri=True,
@@ -120,6 +162,14 @@ class Link:
     def forget(self) -> None:
         self._version = self._last = None
 
+    def drop_pages(self) -> None:
+        """Read from the file again what was read from it before.
+
+        SQLite trusts its memory until somebody commits through SQLite.
+        """
+        self.forget()
+        self.db.execute("PRAGMA shrink_memory")
+
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self.db.close()
@@ -134,11 +184,11 @@ class Link:
             pass
 
 
-def _uri(path: str) -> str:
+def _uri(path: str, mode: str = "rw") -> str:
     plain = path.replace(os.sep, "/")
     for character in "%?#":
         plain = plain.replace(character, f"%{ord(character):02x}")
-    return f"file://{'' if plain.startswith('/') else '/'}{plain}?mode=rw"
+    return f"file://{'' if plain.startswith('/') else '/'}{plain}?mode={mode}"
 
 
 # Over a fork. SQLite knows a file by its inode and believes that the locks it had in the parent

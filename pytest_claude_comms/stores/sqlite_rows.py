@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._version import __version__
 from ..errors import StoreCorrupt
@@ -58,6 +58,7 @@ _TABLES: Final = (
         text TEXT NOT NULL)""",
     """CREATE TABLE changes (
         revision INTEGER PRIMARY KEY AUTOINCREMENT,
+        mark INTEGER NOT NULL,
         number INTEGER NOT NULL,
         at_us INTEGER NOT NULL,
         previous TEXT,
@@ -82,7 +83,31 @@ _CHANGE: Final = (
     " c.content_length, c.error, c.metadata"
 )
 _THREAD: Final = "thread_id, title, modules, metadata, created_us"
+_LAST: Final = (
+    "SELECT revision, mark, (SELECT store_id FROM meta) FROM changes ORDER BY revision DESC LIMIT 1"
+)
+_LAST_OF_ALL_TRIMMED: Final = (
+    "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'changes'), NULL,"
+    " (SELECT store_id FROM meta)"
+)
 _STATUSES: Final = {status.value: status for status in STORABLE}
+
+
+class Commit(NamedTuple):
+    """A change that was made. A store that was put back to an older state gives revisions anew,
+    but never again the same mark, which is random."""
+
+    revision: int
+    mark: int | None
+    """None for a change that is no longer kept."""
+
+
+NOTHING: Final = Commit(0, None)
+
+
+def label(store_id: str) -> int:
+    """What the file's header says of whose store it is, in ``user_version``."""
+    return int(store_id[:8], 16) & 0x7FFFFFFF | 1
 
 
 def create(db: sqlite3.Connection) -> str:
@@ -91,6 +116,7 @@ def create(db: sqlite3.Connection) -> str:
     for statement in _TABLES:
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {label(store_id)}")
     db.execute("INSERT INTO meta VALUES (?, ?, ?)", (store_id, FORMAT, __version__))
     return store_id
 
@@ -120,8 +146,8 @@ def identify(db: sqlite3.Connection, path: str) -> str | None:
 class Texts:
     """Whole texts of messages that are being written, so that an append need not read them.
 
-    A text is found under its message's id and revision only, and is put here only once that
-    revision is committed, so it cannot be out of date. Written under the store's lock.
+    A text is found under its message's id and the mark of its last change only, and is put here
+    only once that change is committed, so it cannot be out of date. Written under the store's lock.
     """
 
     _MOST = 32
@@ -134,15 +160,15 @@ class Texts:
     def __contains__(self, message_id: str) -> bool:
         return message_id in self._texts
 
-    def get(self, message_id: str, revision: int) -> str | None:
+    def get(self, message_id: str, mark: int | None) -> str | None:
         known = self._texts.get(message_id)
-        return known[1] if known is not None and known[0] == revision else None
+        return known[1] if known is not None and known[0] == mark else None
 
-    def put(self, row: MessageRow, revision: int) -> None:
+    def put(self, row: MessageRow, mark: int) -> None:
         self._texts.pop(row.message_id, None)
         if row.status.is_terminal or not self._SHORTEST <= len(row.content) <= self._LONGEST:
             return
-        self._texts[row.message_id] = (revision, row.content)
+        self._texts[row.message_id] = (mark, row.content)
         while (
             len(self._texts) > self._MOST
             or sum(len(text) for _, text in self._texts.values()) > self._LONGEST
@@ -160,10 +186,28 @@ class SQLiteSnapshot:
         self._texts = texts
         self._places: dict[str, tuple[int, int]] = {}
         """By message id, of those that were read: number and length of the tail."""
+        self.store_id: str | None = None
+        self.last = NOTHING
 
-    def store_id(self) -> str | None:
-        found = self._db.execute("SELECT store_id FROM meta").fetchone()
-        return None if found is None else str(found[0])
+    def begin(self, known: Commit) -> bool:
+        """Read which store this is and its last change; whether ``known`` is one of its changes.
+
+        A change that was trimmed counts as one. To be called before anything else.
+        """
+        found = self._db.execute(_LAST).fetchone()
+        if found is None:
+            found = self._db.execute(_LAST_OF_ALL_TRIMMED).fetchone()
+        last, mark, self.store_id = found
+        self.last = Commit(last or 0, mark)
+        self._link.saw_last(self.last.revision)
+        if self.last == known or not known.revision:
+            return True
+        there = self._db.execute(
+            "SELECT mark FROM changes WHERE revision = ?", (known.revision,)
+        ).fetchone()
+        if there is not None:
+            return bool(there[0] == known.mark)
+        return self.last.revision >= known.revision and self.trimmed() >= known.revision
 
     def thread(self, thread_id: str) -> ThreadRow | None:
         found = self._db.execute(
@@ -178,9 +222,11 @@ class SQLiteSnapshot:
     def message(self, message_id: str) -> MessageRow | None:
         if message_id in self._texts:
             found = self._db.execute(
-                f"SELECT {_MESSAGE} FROM messages AS m WHERE m.message_id = ?", (message_id,)
+                f"SELECT {_MESSAGE}, (SELECT mark FROM changes WHERE revision = m.revision)"
+                " FROM messages AS m WHERE m.message_id = ?",
+                (message_id,),
             ).fetchone()
-            text = None if found is None else self._texts.get(message_id, found[12])
+            text = None if found is None else self._texts.get(message_id, found[14])
             if text is not None:
                 return self._message_row(found, text)
         rows = self._select("m.message_id = ?", [message_id], "m.number")
@@ -220,10 +266,7 @@ class SQLiteSnapshot:
         return [self._change_row(each) for each in found.fetchall()]
 
     def revision(self) -> int:
-        found = self._db.execute("SELECT seq FROM sqlite_sequence").fetchone()
-        last = 0 if found is None else int(found[0])
-        self._link.saw_last(last)
-        return last
+        return self.last.revision
 
     def trimmed(self) -> int:
         (first,) = self._db.execute("SELECT min(revision) FROM changes").fetchone()
@@ -303,6 +346,7 @@ class SQLiteTransaction(SQLiteSnapshot):
     def __init__(self, link: Link, path: str, texts: Texts) -> None:
         super().__init__(link, path, texts)
         self._written: dict[str, tuple[MessageRow, int]] = {}
+        """Rows, and the marks of the changes that made them."""
 
     def add_thread(self, row: ThreadRow) -> None:
         self._db.execute(
@@ -321,7 +365,8 @@ class SQLiteTransaction(SQLiteSnapshot):
             number, tail = self._insert(row), 0
         else:
             number, tail = self._place(row.message_id)
-        revision = self._insert_change(number, change)
+        mark = secrets.randbits(63)
+        revision = self._insert_change(number, change, mark)
         if change.append is not None:
             tail += len(change.append)
         if change.content is not None or _is_to_be_folded(row, tail):
@@ -344,13 +389,14 @@ class SQLiteTransaction(SQLiteSnapshot):
             ),
         )
         self._places[row.message_id] = (number, tail)
-        self._written[row.message_id] = (row, revision)
+        self._written[row.message_id] = (row, mark)
+        self.last = Commit(revision, mark)
         return revision
 
     def committed(self) -> None:
         """To be called once all of it is: what was written may be remembered."""
-        for row, revision in self._written.values():
-            self._texts.put(row, revision)
+        for row, mark in self._written.values():
+            self._texts.put(row, mark)
 
     def _insert(self, row: MessageRow) -> int:
         added = self._db.execute(
@@ -378,12 +424,13 @@ class SQLiteTransaction(SQLiteSnapshot):
             self.message(message_id)
         return self._places[message_id]
 
-    def _insert_change(self, number: int, change: ChangeRow) -> int:
+    def _insert_change(self, number: int, change: ChangeRow, mark: int) -> int:
         previous = change.previous
         added = self._db.execute(
-            "INSERT INTO changes (number, at_us, previous, status, append, content,"
-            " content_length, error, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO changes (mark, number, at_us, previous, status, append, content,"
+            " content_length, error, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
+                mark,
                 number,
                 change.at_us,
                 None if previous is None else previous.value,

@@ -31,7 +31,7 @@ from ..clock import SECOND, Clock, SystemClock
 from ..errors import HistoryGone, StoreCorrupt, StoreError
 from .base import Durability
 from .core import BUSY_TIMEOUT, BaseStore
-from .files import FileLock, create_private, fsync_directory, store_error
+from .files import FileLock, create_private, fsync_directory, path_of, store_error
 from .hub import hub_of
 from .journal import (
     BEGINNING,
@@ -118,7 +118,7 @@ class TinyDBConversationStore(BaseStore):
     ) -> None:
         if durability not in get_args(Durability):
             raise ValueError(f"no durability {durability!r}; there are {get_args(Durability)}")
-        name = os.path.abspath(os.fspath(path))
+        name = os.path.abspath(path_of(path))
         # What replaces a symbolic link would not replace what it points to.
         self._path = os.path.realpath(name)
         super().__init__(f"tinydb:///{name}", hub_of(self.backend, self._path), clock)

@@ -15,6 +15,10 @@ from ..status import MessageStatus, parse_status
 
 LONGEST_ID = 1_000
 DEEPEST_METADATA = 100
+MOST_DIGITS = 640
+"""Of an int: what every Python can read, however its ``sys.set_int_max_str_digits`` is set."""
+
+_LEAST_TOO_LONG = 10**MOST_DIGITS
 
 
 def text(value: object, what: str) -> str:
@@ -71,7 +75,9 @@ def _id_of(value: object, record: type[Message | ConversationThread], kind: str)
     if isinstance(value, str):
         return identifier(value, name)
     if isinstance(value, Mapping):
-        found = value.get(name, value.get("id"))
+        found = value.get(name)
+        if found is None:
+            found = value.get("id")
         if found is None:
             keys = ", ".join(repr(key) for key in value) or "none"
             raise ValueError(f"this dict is no {kind}: it has no {name!r} (its keys: {keys})")
@@ -153,13 +159,11 @@ def _json_key(key: object, path: str) -> str:
 
 def _json_int(value: int, path: str) -> int:
     plain = int(value)
-    try:
-        str(plain)
-    except ValueError:  # beyond sys.get_int_max_str_digits()
+    if not -_LEAST_TOO_LONG < plain < _LEAST_TOO_LONG:
         raise ValueError(
-            f"{path} is an int of {plain.bit_length():,} bits, too long to be written; "
-            "store it as a str"
-        ) from None
+            f"{path} is an int of {plain.bit_length():,} bits; one of more than {MOST_DIGITS} "
+            "digits is too long for some Python to read, so store it as a str"
+        )
     return plain
 
 

@@ -293,12 +293,33 @@ def test_what_holds_itself_is_too_deep() -> None:
 
 
 def test_big_ints() -> None:
-    for good in (2**63, -(2**200), 10**4000):
+    most = 10**640 - 1
+    for good in (2**63, -(2**200), most, -most):
         assert json.loads(values.dump(values.metadata({"a": good}))) == {"a": good}
-    if not hasattr(sys, "get_int_max_str_digits"):
-        return
-    with pytest.raises(ValueError, match=r"^metadata\['a'\] is an int of 16,610 bits, too long"):
-        values.metadata({"a": BIG})
+    for bad in (most + 1, -most - 1, 10**4000, BIG):
+        with pytest.raises(ValueError, match=r"^metadata\['a'\]\[0\] is an int of .* bits; .* 640"):
+            values.metadata({"a": [bad]})
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="no such limit")
+@pytest.mark.parametrize("limit", [0, 640])
+def test_big_ints_are_the_same_for_everybody(limit: int) -> None:
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(limit)
+    try:
+        most = 10**640 - 1
+        assert json.loads(values.dump(values.metadata({"a": most}))) == {"a": most}
+        with pytest.raises(ValueError, match=r"^metadata\['a'\] is an int of 2,127 bits"):
+            values.metadata({"a": most + 1})
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+def test_an_id_that_is_none_is_no_id() -> None:
+    assert values.message_id_of({"message_id": None, "id": "x"}) == "x"
+    assert values.thread_id_of({"thread_id": None, "id": "x"}) == "x"
+    with pytest.raises(ValueError, match="no 'message_id'"):
+        values.message_id_of({"message_id": None, "id": None})
 
 
 def test_broken_version_plain_json_takes_nan_and_turns_keys_into_text() -> None:

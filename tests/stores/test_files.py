@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from pytest_claude_comms.clock import SystemClock
 from pytest_claude_comms.errors import StoreBusy, StoreError
+from pytest_claude_comms.stores import files, open_store
 from pytest_claude_comms.stores.files import FileLock, create_private, fsync_directory
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -144,6 +146,89 @@ def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="none.*No such file"):
         lock.try_acquire()
     assert lock._owner is None
+
+
+def fail(*_: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_release_that_fails_lets_go_all_the_same(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = FileLock(path), FileLock(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_unlock", fail)
+        with one.held(CLOCK, 0, "x"):
+            pass
+        assert two.try_acquire()
+        two.release()
+    for lock in (one, two, one):
+        assert lock.try_acquire()
+        lock.release()
+        lock.close()
+
+
+def test_a_descriptor_that_cannot_be_closed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    descriptor = lock._descriptor
+    assert descriptor is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("os.close", fail)
+        patch.setattr(files, "_unlock", fail)
+        lock.release()
+        lock.close()
+    os.close(descriptor)
+    assert lock.try_acquire()
+    lock.release()
+    lock.close()
+
+
+@posix
+def test_what_cannot_be_made_private_is_not_left_open(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def refuse(descriptor: int, _: int) -> None:
+        opened.append(descriptor)
+        fail()
+
+    monkeypatch.setattr("os.fchmod", refuse)
+    before = os.umask(0o777)
+    try:
+        with pytest.raises(StoreError, match="Input/output"):
+            create_private(path)
+    finally:
+        os.umask(before)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "tinydb"])
+def test_a_change_that_was_made_is_told_though_the_lock_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    woken: list[str] = []
+    with open_store(f"{backend}:///{tmp_path}/comms.x", durability="process") as store:
+        store.create_thread(thread_id="t")
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "_unlock", fail)
+            store.subscribe(lambda: woken.append("woken"))
+            assert store.add_message("t", "x", message_id="m").revision == 1
+            assert woken == ["woken"]
+            assert store.add_message("t", "x").revision == 2
+            assert woken == ["woken"] * 2
+            store.close()
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "tinydb"])
+def test_a_path_that_can_be_none(tmp_path: Path, backend: str) -> None:
+    with pytest.raises(ValueError, match=r"the path '.*a\\x00b' has a NUL character"):
+        open_store(f"{backend}:///{tmp_path}/a\0b")
+    with pytest.raises(ValueError, match=r"the path '.*a\\x00b' has a NUL character"):
+        open_store(f"{backend}:///a\0b")
+    assert not os.listdir(tmp_path)
 
 
 @posix
