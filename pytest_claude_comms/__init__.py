@@ -13,8 +13,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .claude.outcome import StreamOutcome
-    from .claude.stream import StreamReader, read_stream
     from .claude.process import ClaudeProcess
+    from .claude.stream import StreamReader, read_stream
     from .clock import Clock, SystemClock
     from .communication import Reply, ask_module, ask_module_async
     from .errors import (

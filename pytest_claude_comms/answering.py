@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from .claude.lines import parse_object
 from .claude.outcome import Intent, StreamOutcome
 from .claude.process import ClaudeProcess
 from .claude.stream import StreamReader
@@ -16,15 +18,20 @@ from .polling import MessagePoller
 from .status import MessageStatus
 from .stores.base import ConversationStore
 
-FLUSH_US = SECOND // 10
+FLUSH_US = SECOND // 10 - 1
 """How long text may wait for more before it is stored: ten writes a second are live enough for a
-person, and a stream of tokens would be a write each."""
+person, and a stream of tokens would be a write each. No round number: on a fake clock what falls
+due at the very instant at which a script's next text comes would be stored with or without it."""
 FLUSH_CHARACTERS = 256 * 1024
 """So much text is stored at once, in exact pieces: what the commits are must not depend on how
 the pipe happened to cut it."""
 _PATIENCE_US = 60 * SECOND
 _BEAT_US = SECOND // 20
 """How often to look whether another process has cancelled the message."""
+_LEAST_LINGER_US = SECOND
+"""For how long a run that has given its result may always take to exit, as the CLI does in a tenth
+of it: a caller who gives no grace wants no run ended that is about to end."""
+_BACKGROUND = "background_tasks_changed"
 
 
 class Answering:
@@ -41,6 +48,7 @@ class Answering:
         make_process: Callable[[Callable[[], object]], ClaudeProcess],
         *,
         stall_us: int | None,
+        grace_us: int,
     ) -> None:
         self.store = store
         self.message_id = message_id
@@ -49,16 +57,22 @@ class Answering:
         self._clock = store.clock
         self._wakeup = self._clock.wakeup(polls=True)
         self._process = make_process(self._wakeup.set)
-        self._reader = StreamReader()
+        self._reader = _Reader()
         self._poller = MessagePoller(store)
         self._tracker = self._poller.track(message_id)
         self._stall_us = stall_us
+        self._linger_us = max(grace_us, _LEAST_LINGER_US)
+        if stall_us is not None:  # a run that has answered must not be found dead
+            self._linger_us = min(self._linger_us, stall_us // 4)
+        self._lingers_until_us: int | None = None
         self._text: list[str] = []
         self._waiting = 0
         """Characters in ``_text``."""
         self._flush_at_us: int | None = None
-        self._replacement: str | None = None
-        self._lines = 0
+        self._replaces = False
+        """Whether ``_text`` is to stand in the place of what is stored."""
+        self._signs = 0
+        self._retries = 0
         self._stored_at_us = self._clock.monotonic_us()
         self._finished: dict[Signal, None] = {}
         self._over = False
@@ -96,8 +110,13 @@ class Answering:
         except ClaudeError as error:
             self._failure = error
             self._store_last(status=MessageStatus.FAILED, error=str(error))
-        except BaseException as error:
+        except Exception as error:
             self._failure = error
+            # Nobody will write to it any more, and who waits for it may wait without a limit.
+            with suppress(Exception):
+                self.store.update_message(
+                    self.message_id, status=MessageStatus.FAILED, error=f"the run was lost: {error}"
+                )
             raise
         finally:
             forget()
@@ -113,13 +132,19 @@ class Answering:
             while True:
                 over = process.ended  # asked first: what came before is then taken below
                 chunks = process.take()
+                if chunks:
+                    self._show_life()
                 for chunk in chunks:
                     self._take(self._reader.feed_bytes(chunk))
+                    self._flush_if_due()  # here too: what has piled up may take seconds to read
+                if chunks:
+                    self._expect_exit()
                 self._flush_if_due()
                 process.done_with(chunks)
                 if over:
                     break
                 self._look_at_message(process)
+                self._end_if_it_lingers(process)
                 self._wakeup.wait(
                     self._span_us(),
                     why=f"Claude (pid {process.pid})",
@@ -133,6 +158,8 @@ class Answering:
         spans = []
         if self._flush_at_us is not None:
             spans.append(self._flush_at_us - self._clock.monotonic_us())
+        if self._lingers_until_us is not None:
+            spans.append(self._lingers_until_us - self._clock.monotonic_us())
         deadline_us = self._poller._span_us()
         if deadline_us is not None and not self._tracker.is_terminal:
             spans.append(deadline_us)
@@ -144,6 +171,18 @@ class Answering:
         if self._tracker.is_terminal:
             process.begin_end(self._intent())
 
+    def _expect_exit(self) -> None:
+        """After its last result the CLI exits, at once or when its background tasks are done."""
+        self._lingers_until_us = (
+            self._clock.monotonic_us() + self._linger_us if self._reader.is_done else None
+        )
+
+    def _end_if_it_lingers(self, process: ClaudeProcess) -> None:
+        until_us = self._lingers_until_us
+        if until_us is not None and self._clock.monotonic_us() >= until_us:
+            self._lingers_until_us = None
+            process.begin_end()  # no intent: the result that it gave decides
+
     def _intent(self) -> Intent:
         return "timeout" if self._tracker.status is MessageStatus.TIMEOUT else "cancelled"
 
@@ -151,45 +190,42 @@ class Answering:
 
     def _take(self, updates: list[StreamUpdate]) -> None:
         for update in updates:
-            self._lines += 1
             if update.kind == "started":
                 self._store(status=MessageStatus.PROCESSING)
             elif update.kind == "text":
                 self._take_text(update)
             elif update.kind == "retry" and update.retry is not None:
-                self._flush(metadata={"retry": asdict(update.retry)})
+                # With its number: a retry that is like an earlier one is a change too.
+                self._retries += 1
+                self._flush(metadata={"retry": asdict(update.retry), "retries": self._retries})
             elif update.kind == "session" and update.session_id is not None:
                 self._flush(metadata={"session_id": update.session_id})
-        if updates:
-            self._show_life()
 
     def _take_text(self, update: StreamUpdate) -> None:
         if update.content is not None:
-            self._text = [update.content]
-            self._replacement = update.content
+            self._text, self._waiting = [update.content], len(update.content)
+            self._replaces = True
         elif update.append:
             self._text.append(update.append)
-            if self._replacement is not None:
-                self._replacement += update.append
-        self._waiting = (
-            sum(map(len, self._text))
-            if update.content is not None
-            else (self._waiting + len(update.append or ""))
-        )
+            self._waiting += len(update.append)
         if self._flush_at_us is None:
             self._flush_at_us = self._clock.monotonic_us() + FLUSH_US
-        while self._replacement is None and self._waiting >= FLUSH_CHARACTERS:
+        if not self._replaces and self._waiting >= FLUSH_CHARACTERS:
             text = "".join(self._text)
-            self._text = [text[FLUSH_CHARACTERS:]]
-            self._waiting -= FLUSH_CHARACTERS
-            self._store(append=text[:FLUSH_CHARACTERS])
+            whole = len(text) - len(text) % FLUSH_CHARACTERS
+            self._text, self._waiting = [text[whole:]], len(text) - whole
+            for start in range(0, whole, FLUSH_CHARACTERS):
+                self._store(append=text[start : start + FLUSH_CHARACTERS])
 
     def _show_life(self) -> None:
-        # A tool that runs for minutes prints no text; the stall limit is for a run that is dead.
+        # A tool that runs for minutes prints no text, and some lines change nothing; the stall
+        # limit is for a run that is dead. Called before what came is read, so that what is stored
+        # does not depend on how the pipe cut it.
         if self._stall_us is not None:
             silent_us = self._clock.monotonic_us() - self._stored_at_us
             if 2 * silent_us >= self._stall_us:
-                self._flush(metadata={"steps": self._lines})
+                self._signs += 1
+                self._store(metadata={"signs_of_life": self._signs})
 
     # -- what is stored
 
@@ -204,10 +240,10 @@ class Answering:
 
     def _unstored_text(self) -> dict[str, str]:
         text, self._text, self._waiting = "".join(self._text), [], 0
-        replacement, self._replacement = self._replacement, None
+        replaces, self._replaces = self._replaces, False
         self._flush_at_us = None
-        if replacement is not None:
-            return {"content": replacement}
+        if replaces:
+            return {"content": text}
         return {"append": text} if text else {}
 
     def _store(self, **changes: Any) -> None:
@@ -218,7 +254,7 @@ class Answering:
             self._stored_at_us = self._clock.monotonic_us()
         except InvalidTransition:
             # Its deadline, or somebody who cancelled it. The next look ends the run.
-            self._poller.poll_once()
+            self._poller._poll_patiently(self._wakeup)
 
     def _conclude(self, process: ClaudeProcess) -> None:
         self._poller._poll_patiently(self._wakeup)
@@ -240,6 +276,7 @@ class Answering:
     def _write(self, **changes: Any) -> None:
         # Only the run knows what came of it, so a store in trouble is asked for a minute.
         until_us = self._clock.monotonic_us() + _PATIENCE_US
+        trouble = self._clock.wakeup()
         while True:
             try:
                 self.store.update_message(self.message_id, **changes)
@@ -247,4 +284,28 @@ class Answering:
             except StoreError as error:
                 if not error.transient or self._clock.monotonic_us() >= until_us:
                     raise
-                self._clock.sleep(1)
+                # It beats: fake time stands still until what the CLI wrote has been stored.
+                trouble.wait(
+                    SECOND, why=f"a store in trouble: {error}", beat_us=_BEAT_US, notified=False
+                )
+
+
+class _Reader(StreamReader):
+    """Also knows whether anything more is to come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks: object = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last turn has given its result, and no background task may begin another
+        (observed on CLI 2.1.330: silent until the task has ended, then a second result)."""
+        return bool(self._seen.results) and not self._seen.turn_under_way and not self._tasks
+
+    def _line(self, line: str | None) -> list[StreamUpdate]:
+        if line is not None and _BACKGROUND in line:  # else it would be parsed twice
+            parsed = parse_object(line)
+            if parsed is not None and parsed.get("subtype") == _BACKGROUND:
+                self._tasks = parsed.get("tasks")
+        return super()._line(line)

@@ -152,7 +152,14 @@ def ask_module(
     prompt = values.text(prompt, "prompt")
     if not prompt.strip():
         raise ValueError("the prompt is empty, which the CLI refuses")
-    directory = find_directory(responder)
+    # All that the store would refuse of the answer, before the question is in it.
+    grace_us = seconds_to_us(grace, "grace")
+    if timeout is not None:
+        seconds_to_us(timeout, "timeout")
+    stall_us = None if stall_timeout is None else seconds_to_us(stall_timeout, "stall_timeout")
+    title = values.text(title, "title")
+    extra = values.metadata(metadata)
+    directory = values.text(find_directory(responder), "responder")
     environment = build_environment(
         os.environ, extra=env, max_retries=max_retries, api_timeout=api_timeout
     )
@@ -172,12 +179,12 @@ def ask_module(
         extra_args=extra_args,
     )
     words[0] = find_cli(words[0], environment)
-    name = os.path.basename(os.path.realpath(directory)) or directory
+    name = values.text(os.path.basename(os.path.realpath(directory)) or directory, "responder")
     if thread is None:
         thread_id = store.create_thread(title, modules=[questioner, name]).thread_id
     else:
         thread_id = store.get_thread(thread).thread_id
-    question = values.message_id_of(
+    question = store.get_message(
         store.add_message(thread_id, questioner, prompt, message_type=_PROMPT)
     )
     answer = values.message_id_of(
@@ -188,7 +195,11 @@ def ask_module(
             status="pending",
             timeout=timeout,
             stall_timeout=stall_timeout,
-            metadata={**(metadata or {}), "question_id": question, "directory": directory},
+            metadata={
+                **extra,
+                "question_id": question.message_id,
+                "directory": directory,
+            },
         )
     )
 
@@ -203,10 +214,14 @@ def ask_module(
             grace=grace,
         )
 
-    stall_us = None if stall_timeout is None else seconds_to_us(stall_timeout, "stall_timeout")
-    answering = Answering(store, answer, make_process, stall_us=stall_us)
-    runner = store.clock.spawn(answering.run)
-    reply = Reply(thread_id, store.get_message(question), answering, runner)
+    try:
+        answering = Answering(store, answer, make_process, stall_us=stall_us, grace_us=grace_us)
+        runner = store.clock.spawn(answering.run)
+    except BaseException as error:  # no thread to be had: nobody else would end it
+        with suppress(Exception):
+            store.update_message(answer, status="failed", error=f"the run did not start: {error}")
+        raise
+    reply = Reply(thread_id, question, answering, runner)
     try:
         answering.wait_started()
         if wait:
