@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .stores.base import ConversationStore, Durability
     from .testing.fake_clock import FakeClock
     from .testing.matrix import Settings, StoreChoice
+    from .testing.recording import Recordings
     from .testing.scripted_claude import ScriptedClaude
 
 _OPTIONS = {
@@ -51,6 +52,9 @@ _LEAKS = pytest.StashKey[Leaks]()
 _EXIT = pytest.StashKey[ExitStack]()
 _STORE = pytest.StashKey["ConversationStore"]()
 _CLOCK = pytest.StashKey["FakeClock"]()
+_RECORDINGS = pytest.StashKey["Recordings"]()
+_PASSED = pytest.StashKey[bool]()
+_RECORDED = pytest.StashKey[list[dict[str, str]]]()
 
 
 # -- options and the marker
@@ -65,6 +69,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=f"{text} (default: {default}; ini: claude_comms_{name})",
         )
         parser.addini(f"claude_comms_{name}", text, type="args", default=[default])
+    group.addoption(
+        "--claude-comms-record",
+        action="store_true",
+        help="run the real Claude CLI for claude.recorded(), and write what it does into the "
+        "folder transcripts beside the test's file",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,6 +87,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from .report import MatrixReport
 
         config.pluginmanager.register(MatrixReport(), "claude_comms_report")
+        if config.getoption("claude_comms_record"):
+            from .testing.recording import RecordingReport
+
+            config.pluginmanager.register(RecordingReport(), "claude_comms_recording_report")
     if any(_given(config, name) != default for name, (default, _) in _OPTIONS.items()):
         _settings(config)  # what is wrong with it is said before anything runs
 
@@ -299,10 +313,32 @@ def claude_comms_claude(request: pytest.FixtureRequest) -> Iterator[ScriptedClau
     with (
         tempfile.TemporaryDirectory(prefix="claude-") as folder,
         pytest.MonkeyPatch.context() as patch,
-        ScriptedClaude(folder, clock) as claude,
+        ScriptedClaude(folder, clock, recordings=_recordings(request)) as claude,
     ):
         patch.setenv("PATH", str(claude.folder), prepend=os.pathsep)
         yield claude
+
+
+def _recordings(request: pytest.FixtureRequest) -> Recordings:
+    from .report import without_store
+    from .testing.recording import FOLDER, Recordings, default_name
+
+    item, choice = request.node, _choice_of(request.node)
+    nodeid = item.nodeid if choice is None else without_store(item.nodeid, choice.name)
+    places = {"ROOT": str(item.config.rootpath)}
+    if "tmp_path" in request.fixturenames:
+        places["TMP_PATH"] = str(request.getfixturevalue("tmp_path"))
+    if item.config.pluginmanager.has_plugin("tmpdir"):
+        places["BASETEMP"] = str(request.getfixturevalue("tmp_path_factory").getbasetemp())
+    recordings = Recordings(
+        folder=str(item.path.parent / FOLDER),
+        name=default_name(nodeid),
+        test=item.nodeid,
+        records=item.config.getoption("claude_comms_record"),
+        places=places,
+    )
+    item.stash[_RECORDINGS] = recordings
+    return recordings
 
 
 @pytest.fixture
@@ -331,7 +367,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     item.config.stash[_LEAKS].adopt()
-    keys: tuple[pytest.StashKey[Any], ...] = (_STORE, _CLOCK, _LEFT, _FAILED)
+    keys: tuple[pytest.StashKey[Any], ...] = (
+        *(_STORE, _CLOCK, _LEFT, _FAILED),
+        *(_RECORDINGS, _PASSED, _RECORDED),
+    )
     for key in keys:  # an item that is run again starts anew
         if key in item.stash:
             del item.stash[key]
@@ -352,12 +391,19 @@ def pytest_fixture_setup(
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     result = yield
+    _check_leaks(item)
+    if _RECORDINGS in item.stash:
+        why_not = None if item.stash.get(_PASSED, False) else "the test did not pass"
+        item.stash[_RECORDED] = item.stash[_RECORDINGS].finish(why_not)
+    return result
+
+
+def _check_leaks(item: pytest.Item) -> None:
     leaks = item.config.stash[_LEAKS]
     leaks.raise_error()
     left = [*leaks.found(), *item.stash.get(_LEFT, [])]
     if left:
         pytest.fail("left behind by this test:\n  " + "\n  ".join(left), pytrace=False)
-    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -365,6 +411,13 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if report.when == "call":
+        item.stash[_PASSED] = report.passed and not hasattr(report, "wasxfail")
+    elif report.when == "teardown" and _RECORDINGS in item.stash:
+        notes = item.stash.get(_RECORDED, None)
+        if notes is None:  # the teardown failed
+            notes = item.stash[_RECORDINGS].not_written("the test's teardown failed")
+        report.__dict__["claude_comms_recorded"] = notes
     choice = _choice_of(item)
     if choice is None:
         return report

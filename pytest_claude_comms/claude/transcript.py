@@ -3,13 +3,15 @@ r"""Recorded runs of the Claude CLI, and playing one into a stored message.
 A transcript is a file of JSON lines::
 
     {"recorded": {"cli": "claude 2.1.330", "scenario": "01_simple", "argv": ["-p", "Say hi", …],
-                  "env": {…}, "signals": [{"t": 4.0, "sig": "TERM"}]}}
+                  "env": {…}, "signals": [{"t": 4.0, "sig": "TERM"}],
+                  "redacted": ["HOME", …], "prompt_sha256": "…"}}
     {"t": 0.8238, "stream": "stdout", "line": "{\"type\":\"system\",…}"}
     {"t": 0.8897, "stream": "stderr", "line": "…"}
     {"exit": 0, "t": 0.9492}
 
 ``t`` is in seconds since the start, ``line`` has no newline, ``exit`` is the exit code or null.
-The stream "recorder" holds remarks of the recorder, such as the signals it sent.
+"redacted" and "prompt_sha256" may be missing. The stream "recorder" holds remarks of the
+recorder, such as the signals it sent.
 """
 
 from __future__ import annotations
@@ -70,6 +72,10 @@ class Transcript:
     """As ``Popen.returncode``; None if the recorder gave up on it while it ran."""
     duration: float
     """Seconds from the start to the exit."""
+    redacted: tuple[str, ...] = ()
+    """What was replaced by marks: ``HOME`` by ``<HOME>``."""
+    prompt_sha256: str | None = None
+    """Of the prompt that came by stdin, if that is known."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Transcript:
@@ -80,6 +86,26 @@ class Transcript:
         """
         with open(path, "rb") as file:
             return _Parser(os.fspath(path)).transcript(file.read())
+
+    def encoded(self) -> bytes:
+        """What a file of it holds: ``load`` reads it."""
+        header: dict[str, Any] = {
+            "cli": self.cli,
+            "scenario": self.scenario,
+            "argv": list(self.argv),
+            "env": dict(self.env),
+            "signals": [{"t": signal.t, "sig": signal.sig} for signal in self.signals],
+            "redacted": list(self.redacted),
+        }
+        if self.prompt_sha256 is not None:
+            header["prompt_sha256"] = self.prompt_sha256
+        records: list[dict[str, Any]] = [
+            {"recorded": header},
+            *({"t": each.t, "stream": each.stream, "line": each.line} for each in self.entries),
+            {"exit": self.exit, "t": self.duration},
+        ]
+        text = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+        return text.encode("utf-8", "backslashreplace")  # bytes that are no UTF-8: \udc80
 
     @property
     def stdout_lines(self) -> tuple[str, ...]:
@@ -144,7 +170,18 @@ class _Parser:
             "argv": tuple(self._strings(number, "argv", self._get(number, header, "argv", list))),
             "env": self._env(number, self._get(number, header, "env", dict)),
             "signals": tuple(self._signal(number, signal) for signal in signals),
+            **self._later(number, header),
         }
+
+    def _later(self, number: int, header: dict[str, Any]) -> dict[str, Any]:
+        """What recordings of before do not have."""
+        found: dict[str, Any] = {}
+        if "redacted" in header:
+            names = self._get(number, header, "redacted", list)
+            found["redacted"] = tuple(self._strings(number, "redacted", names))
+        if "prompt_sha256" in header:
+            found["prompt_sha256"] = self._get(number, header, "prompt_sha256", str)
+        return found
 
     def _env(self, number: int, env: dict[str, Any]) -> dict[str, str]:
         self._strings(number, "env", env.values())

@@ -139,8 +139,8 @@ _ERRORS: Final = {
         "permission_error",
         "Failed to authenticate. API Error: 403 {message}",
     ),
-    404: ("unknown", "not_found_error", "API Error: 404 {message}"),
-    413: ("unknown", "request_too_large", "API Error: 413 {message}"),
+    404: ("model_not_found", "not_found_error", "API Error: 404 {message}"),
+    413: ("invalid_request", "request_too_large", "API Error: 413 {message}"),
     429: ("rate_limit", "rate_limit_error", "API Error: 429 {message}"),
     529: (
         "server_error",
@@ -519,6 +519,37 @@ class Lines:
             "usage": _usage_of_message(message.tokens.given, message.tokens.made),
         }
         return [self.event(message, delta), self.event(message, {"type": "message_stop"})]
+
+    def abandoned(self, message: Message, index: int) -> list[Line]:
+        """How the events of a message end that was interrupted in the block ``index``."""
+        used = _usage_of_message(message.tokens.given, 1)
+        delta = {
+            "type": "message_delta",
+            "context_management": None,
+            "delta": {
+                "container": None,
+                "stop_details": None,
+                "stop_reason": None,
+                "stop_sequence": None,
+            },
+            "usage": {
+                "output_tokens_details": {"thinking_tokens": 0},
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": 0,
+                "input_tokens": used["input_tokens"],
+                "iterations": [],
+                "output_tokens": used["output_tokens"],
+                "server_tool_use": {"web_search_requests": 0, "web_fetch_requests": 0},
+                "fallback_credit": None,
+            },
+        }
+        void = {"api_message_id": message.id, "from_block_index": index + 1}
+        stop = self.event(message, {"type": "message_stop"})
+        return [
+            self.block_stop(message, index),
+            self.event(message, delta),
+            {**stop, "abandoned_blocks": void},
+        ]
 
     # -- control
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
-from ..clock import Clock, seconds_to_us
-from ..errors import ClockDeadlock
+from ..clock import SECOND, Clock, seconds_to_us
+from ..errors import ClaudeNotFound, ClockDeadlock
 from .claude_calls import VERSION, Arguments, Call, UsageError
 from .claude_lines import ApiError, Line, Lines, Message, Tokens, Turn, encode
 from .claude_link import HowCalled, Link, Progress
@@ -19,6 +20,7 @@ from .claude_script import (
     Fails,
     MaxTurns,
     NotLoggedIn,
+    Recorded,
     Refuses,
     Retries,
     Run,
@@ -31,12 +33,18 @@ from .claude_time import Rest, call_at_the_end, handled_by_runner, has_runner, l
 from .fake_clock import FakeClock
 from .scheduler import Real
 
+if TYPE_CHECKING:
+    from ..claude.transcript import TranscriptEntry
+    from .recording import Take
+
 _SIGHUP, _SIGINT, _SIGTERM = 1, 2, 15
 _PATIENCE_FOR_STDIN: Final = 3.0
 _MOST_STDIN: Final = 10 * 1024 * 1024
 _BUFFER: Final = 65_536
 _LOOK_AGAIN: Final = 0.001
 """Real seconds between two looks at how far a reader is."""
+_TICK: Final = 0.02
+"""Real seconds after which a fake clock follows a run of the real CLI."""
 
 _NO_INPUT: Final = (
     "Error: Input must be provided either through stdin or as a prompt argument when using --print"
@@ -107,6 +115,14 @@ class Stage(Protocol):
     clock: Clock
     sessions: dict[str, Tokens]
     closing: bool
+    folder: str
+
+    def next_is_recorded(self, *, alone: bool = False) -> bool:
+        """Whether the next run without a ``when`` is played from a recording, or recorded;
+        ``alone``: and there are none with a ``when``."""
+
+    def failed(self, page: str) -> str:
+        """The test fails with this page, which is returned."""
 
     def enter(self, record: Record) -> int:
         """A process was started; its number, from 1."""
@@ -140,6 +156,9 @@ class Player:
         self._turn: Turn | None = None
         self._resting: Rest | None = None
         self._over = False
+        self._lenient = False
+        """Whether the real CLI is asked, or was, what it thinks of the command line."""
+        self._taking: Take | None = None
 
     # -- the process
 
@@ -209,8 +228,9 @@ class Player:
         how = self._record.how
         if how.cwd == "":
             return self._complain("The current directory no longer exists.")
+        self._lenient = self._stage.next_is_recorded()
         try:
-            self._args = args = Arguments.read(how.argv)
+            self._args = args = self._read_arguments(how.argv)
             if args.has("--version") or args.has("--help"):  # no call: the SDK asks on its own
                 told = f"{VERSION} (Claude Code)\n" if args.has("--version") else _HELP
                 self._output += told.encode()
@@ -220,14 +240,27 @@ class Player:
             return self._complain(str(error))
         self._number = self._stage.enter(self._record)
         try:
-            args.check()
+            if not self._lenient:
+                args.check()
         except UsageError as error:
             return self._complain(str(error))
         failure = self._open_session()
         if failure is not None:
             return failure
+        # The CLI may be spoken to before it is asked anything.
+        if args.streams_in and self._stage.next_is_recorded(alone=True):
+            self._reads_lines = True
+            self._take()
         self.link.send("I")
         return self._stream() if args.streams_in else self._one_prompt()
+
+    def _read_arguments(self, argv: tuple[str, ...]) -> Arguments:
+        try:
+            return Arguments.read(argv)
+        except UsageError:
+            if not self._lenient:
+                raise
+            return Arguments()
 
     def _complain(self, text: str) -> int:
         self._flush()
@@ -239,6 +272,8 @@ class Player:
         resumed = args.resume
         if args.has("--continue") and sessions:
             resumed = list(sessions)[-1]
+        if self._lenient:
+            sessions = {resumed: Tokens()} if resumed else {}
         if resumed is not None and resumed not in sessions:
             text = f"No conversation found with session ID: {resumed}"
             self._complain(text)
@@ -274,10 +309,10 @@ class Player:
     def _one_prompt(self) -> int:
         asked = self._args.prompt or ""
         given = self._read_stdin()
-        if len(self._record.stdin) > _MOST_STDIN:
+        if len(self._record.stdin) > _MOST_STDIN and not self._lenient:
             return self._complain("Error: piped stdin input exceeds 10MB.")
         prompt = "\n".join(each for each in (asked, given) if each.strip())
-        if not prompt:
+        if not prompt and not self._lenient:
             return self._complain(_NO_INPUT)
         self._record.prompt = prompt
         run = self._take()
@@ -295,7 +330,8 @@ class Player:
             _PATIENCE_FOR_STDIN, until=lambda: self._stdin_ended or bool(self._record.stdin)
         )
         if not self._record.stdin and not self._stdin_ended:
-            self._complain(_NO_STDIN)
+            if not self._lenient:
+                self._complain(_NO_STDIN)
         else:
             self._wait_real(
                 None,
@@ -338,10 +374,119 @@ class Player:
             self._refuse("nothing is scripted for this call")
         self._run = run
         self._ignoring_term = run.ignoring_term
+        if run.recorded is not None:
+            run.turns_played = 1
+            raise _Exits(self._recorded(run.recorded))
         if run.steps and isinstance(run.steps[0], WrongUsage):
             run.turns_played = 1
             raise _Exits(self._complain(run.steps[0].text))
         return run
+
+    # -- a recording
+
+    def _recorded(self, step: Recorded) -> int:
+        if step.recording.transcript is None:
+            return self._record_it(step)
+        if self._reads_lines and self._record.prompt is None:
+            self.link.send("I")
+            self._wait_real(None, until=self._asked_or_done)
+        page = step.recording.stale(self._record.how, self._stdin_prompt())
+        if page is not None:
+            return self._fail_call(page)
+        return self._play_back(step)
+
+    def _fail_call(self, page: str) -> int:
+        self._record.scripted = False
+        return self._complain(self._stage.failed(page))
+
+    def _stdin_prompt(self) -> str:
+        if self._reads_lines:
+            if self._record.prompt is None:
+                self._record.prompt = self._prompts[0] if self._prompts else ""
+            return self._record.prompt
+        return bytes(self._record.stdin).decode("utf-8", "replace")
+
+    def _play_back(self, step: Recorded) -> int:
+        run = step.recording.transcript
+        assert run is not None
+        start_us = self._clock.monotonic_us()
+        # What the CLI did about a signal comes after that signal, whenever it comes now.
+        first = run.signals[0] if run.signals else None
+        before = [each for each in run.entries if first is None or each.t < first.t]
+        try:
+            self._play_entries(before, start_us)
+            if first is None and run.exit is not None:
+                self._wait_until(start_us + round(run.duration * SECOND))
+            else:
+                self._wait(None, "a signal, as when it was recorded", until=lambda: False)
+        except _Signalled as signalled:
+            names = {_SIGHUP: "HUP", _SIGINT: "INT", _SIGTERM: "TERM"}
+            if first is None or names.get(signalled.number) != first.sig or run.exit is None:
+                raise
+            start_us = self._clock.monotonic_us() - round(first.t * SECOND)
+            self._play_entries(run.entries[len(before) :], start_us)
+            self._wait_until(start_us + round(run.duration * SECOND))
+        assert run.exit is not None
+        return run.exit if run.exit >= 0 else self._die(-run.exit)
+
+    def _play_entries(self, entries: Sequence[TranscriptEntry], start_us: int) -> None:
+        for place, entry in enumerate(entries):
+            if entry.stream == "recorder" or (
+                # The answers to requests on stdin are given to those that come now.
+                self._reads_lines and entry.line.startswith('{"type":"control_response"')
+            ):
+                continue
+            self._wait_until(start_us + round(entry.t * SECOND))
+            data = entry.line.encode("utf-8", "surrogateescape")
+            following = entries[place + 1 : place + 2]
+            if not (following and following[0].line == f"no newline at the end of {entry.stream}"):
+                data += b"\n"
+            if entry.stream == "stdout":
+                self._write(data)
+            else:
+                self._flush()
+                self.link.send("E", data)
+        self._flush()
+
+    def _wait_until(self, us: int) -> None:
+        while (left := us - self._clock.monotonic_us()) > 0:
+            with contextlib.suppress(_Interrupted):
+                self._wait(left / SECOND, "the next line of its recording")
+
+    def _record_it(self, step: Recorded) -> int:
+        reads_lines, self._reads_lines = self._reads_lines, False
+        self._taking = take = step.recording.begin(
+            self._record.how, "" if reads_lines else self._stdin_prompt()
+        )
+        self.link.send("R")
+        while take.environ is None:
+            self._hear(None)
+        try:
+            cli = take.find_cli(self._stage.folder)
+        except ClaudeNotFound as error:
+            return self._fail_call(f"claude (recorder): {error}")
+        ended = b"1" if self._stdin_ended else b"0"
+        head = [os.fsencode(cli), os.fsencode(self._stage.folder), ended, bytes(self._record.stdin)]
+        self.link.send("C", b"\0".join(head))
+        started, start_us = Real.monotonic(), self._clock.monotonic_us()
+        fake = isinstance(self._clock, FakeClock)
+        while take.exit is None:
+            self._hear(_TICK if fake else None)
+            now_us = start_us + round((Real.monotonic() - started) * SECOND)
+            late_us = now_us - self._clock.monotonic_us()
+            if fake and (take.over or late_us >= _TICK * SECOND):
+                self._wait_until(now_us)
+        if reads_lines:
+            take.prompt = self._record.prompt = _first_prompt(bytes(self._record.stdin))
+        return take.exit if take.exit >= 0 else self._die(-take.exit)
+
+    def _die(self, number: int) -> NoReturn:
+        self._flush()
+        self._record.exit_code = -number
+        self.link.send("K", bytes([number]))
+        while True:
+            with contextlib.suppress(_Signalled, _Interrupted):
+                self._hear(None)
 
     def _refuse(self, what: str) -> NoReturn:
         self._record.scripted = False
@@ -485,6 +630,7 @@ class Player:
         self._block(message, use)
         self._close("tool_use")
         denied = step.denied
+        by_caller = step.asks and denied is None and self._args.asks_by_stdio
         if step.asks and denied is None:
             denied = self._ask(tool_use_id, step.name, given)
         if denied is None:
@@ -497,7 +643,8 @@ class Player:
                 asked=step.asks,
             )
         else:
-            self._print(self._lines.permission_denied(step.name, tool_use_id, denied))
+            if not by_caller:  # who said no need not be told
+                self._print(self._lines.permission_denied(step.name, tool_use_id, denied))
             line = self._lines.tool_denied(tool_use_id, denied)
             self._the_turn.denials.append(
                 {"tool_name": step.name, "tool_use_id": tool_use_id, "tool_input": given}
@@ -582,12 +729,7 @@ class Player:
         if step.how in ("hang", "linger"):
             self._wait(None, "a signal: it hangs", until=lambda: False)
         if step.how == "crash":
-            self._flush()
-            self._record.exit_code = -step.code
-            self.link.send("K", bytes([step.code]))
-            while True:
-                with contextlib.suppress(_Signalled, _Interrupted):
-                    self._hear(None)
+            self._die(step.code)
         if step.how == "truncate":
             self._cut = True
             if self._turn is not None:
@@ -629,6 +771,9 @@ class Player:
             self._lines.end_message(self._the_turn, message)
             self._message = None
         self._print(self._lines.interrupted())
+        if message is not None and self._begun and self._args.partial:
+            for line in self._lines.abandoned(message, self._index):
+                self._print(line)
         turns = self._the_turn.messages
         self._cut = False
         with contextlib.suppress(_TurnOver):
@@ -773,6 +918,11 @@ class Player:
         if frame.kind == "P":
             self._progress = Progress.read(frame.content)
             return
+        if self._taking is not None and self._taking.hears(frame):
+            # A line ends no rest: nobody has declared the process as working, as whoever
+            # signals it does, so between this rest and the next nothing would be due.
+            self._disturbed = self._disturbed or frame.kind == "N"
+            return
         self._disturbed = True
         if frame.kind == "S":
             if not (frame.content[0] == _SIGTERM and self._ignoring_term):
@@ -820,6 +970,15 @@ class Player:
             self._flush()
             return bool(request.get("subtype") == "interrupt")
         return False
+
+
+def _first_prompt(stdin: bytes) -> str:
+    for line in stdin.split(b"\n"):
+        with contextlib.suppress(ValueError, AttributeError):
+            said = json.loads(line)
+            if said.get("type") == "user":
+                return _text_of(said)
+    return ""
 
 
 def _text_of(said: Line) -> str:

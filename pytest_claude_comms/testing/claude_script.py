@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from ..clock import seconds_to_us
 from ..render import clean
+
+if TYPE_CHECKING:
+    from .recording import Recording
 
 Abrupt: TypeAlias = Literal["hang", "crash", "exit", "linger", "truncate"]
 
@@ -98,8 +101,24 @@ class WrongUsage:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """All of it is played from a recording, or recorded."""
+
+    recording: Recording
+
+
 Step: TypeAlias = (
-    Says | UsesTool | Retries | Fails | Refuses | NotLoggedIn | MaxTurns | Ends | WrongUsage
+    Says
+    | UsesTool
+    | Retries
+    | Fails
+    | Refuses
+    | NotLoggedIn
+    | MaxTurns
+    | Ends
+    | WrongUsage
+    | Recorded
 )
 
 _SIGNALS: Final = {"ABRT": 6, "KILL": 9, "SEGV": 11}
@@ -288,13 +307,21 @@ class Run(Verbs):
     @property
     def is_ended(self) -> bool:
         """Whether a further statement in the test begins another run."""
-        return any(ends_turn(step) or isinstance(step, (Ends, WrongUsage)) for step in self.steps)
+        return any(
+            ends_turn(step) or isinstance(step, (Ends, WrongUsage, Recorded)) for step in self.steps
+        )
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """Its recording, if it has one."""
+        first = self.steps[0] if self.steps else None
+        return first if isinstance(first, Recorded) else None
 
     def _add(self, step: Step, told: str | None = None) -> Run:
         if self.used_by is not None:
             raise ValueError(f"{self} has been played by call {self.used_by}; script another run")
         last = self.steps[-1] if self.steps else None
-        if isinstance(last, (Ends, WrongUsage)) and not ends_turn(last):
+        if isinstance(last, (Ends, WrongUsage, Recorded)) and not ends_turn(last):
             raise ValueError(f"nothing can come after {self}: the process is at its end")
         self.steps.append(step)
         if told is not None:

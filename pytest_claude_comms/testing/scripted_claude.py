@@ -15,7 +15,8 @@ import socket
 import sys
 import tempfile
 import threading
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from .. import resources
 from ..clock import Clock, SystemClock
@@ -24,8 +25,11 @@ from .claude_calls import Call
 from .claude_lines import Tokens
 from .claude_link import Link
 from .claude_play import Player, Record
-from .claude_script import Condition, Run, Verbs
+from .claude_script import Condition, Recorded, Run, Verbs
 from .fake_clock import FakeClock
+
+if TYPE_CHECKING:
+    from .recording import Recordings
 
 _LONGEST_SHEBANG: Final = 127  # of Linux before 5.1; macOS has 512
 _LONGEST_SOCKET_PATH: Final = 100  # of some 104 to 108
@@ -71,7 +75,13 @@ class ScriptedClaude(Verbs):
     it works with any environment. Windows has none: the constructor raises RuntimeError there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        clock: Clock | None = None,
+        *,
+        recordings: Recordings | None = None,
+    ) -> None:
         if not hasattr(socket, "AF_UNIX") or sys.platform == "win32":
             raise RuntimeError(
                 "ScriptedClaude needs Unix sockets and signals, as Linux and macOS have"
@@ -82,6 +92,7 @@ class ScriptedClaude(Verbs):
         """Its path, for ``cli_path=`` and the like."""
         self.clock: Clock = SystemClock() if clock is None else clock
         self.closing = False
+        self._recordings = recordings
         self.sessions: dict[str, Tokens] = {}
         self._runs: list[Run] = []
         self._records: list[Record] = []
@@ -96,7 +107,9 @@ class ScriptedClaude(Verbs):
         self._server.listen(128)
         self._path = path
         os.makedirs(self.folder, exist_ok=True)
-        _write_executable(self.executable, path)
+        _write_executable(
+            self.executable, path, records=recordings is not None and recordings.records
+        )
         if isinstance(self.clock, FakeClock):
             self.clock._watchdog.start()  # a test that starts no actor may still block on us
         self._start(self._serve, "server")
@@ -127,6 +140,37 @@ class ScriptedClaude(Verbs):
         if prompt is None and module is None:
             raise ValueError("when() needs a prompt, a module or both")
         return _When(self, Condition(None if prompt is None else re.compile(prompt), module))
+
+    def recorded(self, name: str | None = None) -> Run:
+        """Script the next run from ``transcripts/<name>.jsonl`` beside the test's file.
+
+        ``name`` is by default made of the test's. Without ``--claude-comms-record`` the recorded
+        lines are played at their recorded times, with the recorded exit code. With it the real
+        CLI runs instead, and if the test passes its run is written there, redacted.
+
+        Raises AssertionError if there is no such recording. A call with other arguments or
+        another prompt than the recorded one fails the test.
+        """
+        __tracebackhide__ = True
+        recording = self._its_recordings("recorded").get(name)
+        run = Run(Condition())
+        run._add(Recorded(recording), f".recorded({recording.name!r})")
+        with self._mutex:
+            self._runs.append(run)
+        return run
+
+    def redact(self, hook: Callable[[str], str]) -> None:
+        """Have recordings redacted by ``hook`` too: text in, text out, for every argument, every
+        string of a JSON line, every other line, and the prompt before it is compared. It has to be
+        given when a recording is played, too."""
+        if not callable(hook):
+            raise TypeError(f"redact() takes a function from str to str, not {hook!r}")
+        self._its_recordings("redact").hooks.append(hook)
+
+    def _its_recordings(self, verb: str) -> Recordings:
+        if self._recordings is None:
+            raise RuntimeError(f"{verb}() is for the claude fixture, which knows the test's folder")
+        return self._recordings
 
     def knows_session(self, session_id: str) -> None:
         """Accept ``--resume`` of a session that none of its processes began."""
@@ -187,6 +231,19 @@ class ScriptedClaude(Verbs):
                 return None
             fitting[0].used_by = number
             return fitting[0]
+
+    def next_is_recorded(self, *, alone: bool = False) -> bool:
+        with self._mutex:
+            unused = [run for run in self._runs if run.used_by is None]
+            waiting = [run for run in unused if not run.accepts.is_particular]
+            if not waiting or (alone and len(waiting) < len(unused)):
+                return False
+            return waiting[0].recorded is not None
+
+    def failed(self, page: str) -> str:
+        with self._mutex:
+            self._pages.append(page)
+        return page
 
     def not_scripted(self, record: Record, what: str) -> str:
         """The page for a call of which the test said nothing, or too little; the test fails."""
@@ -329,8 +386,11 @@ def _short_folder() -> str:
     return folder
 
 
-def _write_executable(path: str, socket_path: str) -> None:
-    program = f"from marshal import loads\nexec(loads({_compiled()!r}))\nmain({socket_path!r})\n"
+def _write_executable(path: str, socket_path: str, *, records: bool) -> None:
+    program = f"from marshal import loads\nexec(loads({_compiled('stand_in.py')!r}))\n"
+    if records:
+        program += f"exec(loads({_compiled('recorder.py')!r}))\n_obey = tapped(_obey, _unread)\n"
+    program += f"main({socket_path!r})\n"
     shebang = f"#!{sys.executable} -IS\n"
     if len(shebang) > _LONGEST_SHEBANG or any(char.isspace() for char in sys.executable):
         _write(_behind(path), program, 0o600)
@@ -351,7 +411,7 @@ def _write(path: str, text: str, mode: int) -> None:
 
 
 @functools.cache
-def _compiled() -> bytes:
+def _compiled(name: str) -> bytes:
     # Compiling it at each start would cost 3 ms.
-    source = importlib.resources.files(__package__).joinpath("stand_in.py").read_bytes()
+    source = importlib.resources.files(__package__).joinpath(name).read_bytes()
     return marshal.dumps(compile(source, "<the scripted claude>", "exec", optimize=2))

@@ -138,6 +138,16 @@ class TestEnds:
         assert (process.popen.returncode, outcome(process).error_kind) == (1, kind)
         assert "so it is" in (outcome(process).error or "")
 
+    @pytest.mark.parametrize(
+        ("status", "error"), [(404, "model_not_found"), (413, "invalid_request")]
+    )
+    def test_some_api_errors_have_a_name_of_their_own(
+        self, scripted: ScriptedClaude, status: int, error: str
+    ) -> None:
+        scripted.fails(status)  # as the real CLI tells of it, by the SDK: tests/real
+        process = run(scripted, "-p", "q", *STREAM)
+        assert json.loads(process.lines[1][1])["error"] == error
+
     def test_retries_then_ok_is_one_run(self, scripted: ScriptedClaude) -> None:
         scripted.retries(529, times=2, every=0.005)
         scripted.replies("ok")
@@ -426,6 +436,29 @@ class TestStreamInput:
         assert scripted.calls[0].prompt == "1"
         assert "set_model" in scripted.calls[0].stdin
 
+    def test_an_interrupt_ends_the_partial_message_too(self, scripted: ScriptedClaude) -> None:
+        scripted.goes_silent(text="Use _ke").replies("As I said.")
+        process = Process(scripted, *STREAM_IN, "--include-partial-messages", stdin=None)
+        process.write(user("1"))
+        until(lambda: '"text_delta"' in process.stdout)
+        process.write(
+            b'{"type":"control_request","request_id":"r1","request":{"subtype":"interrupt"}}\n'
+        )
+        process.write(user("2"))
+        process.close_stdin()
+        process.join()
+        lines = [json.loads(line) for _, line in process.lines]
+        at = [each.get("aborted") for each in lines].index(True)
+        after = lines[at + 1 : at + 6]
+        assert [each.get("event", each)["type"] for each in after] == [
+            *("user", "content_block_stop", "message_delta", "message_stop", "result")
+        ]
+        void = {"api_message_id": lines[at]["message"]["id"], "from_block_index": 1}
+        assert after[3]["abandoned_blocks"] == void
+        found = outcome(process)
+        assert [each.subtype for each in found.results] == ["error_during_execution", "success"]
+        assert found.content == "Use _ke\n\nAs I said."
+
     def test_it_stays_while_stdin_is_open(self, scripted: ScriptedClaude) -> None:
         scripted.replies("one")
         process = Process(scripted, *STREAM_IN, stdin=None)
@@ -467,6 +500,7 @@ class TestStreamInput:
         process.close_stdin()
         assert process.join() == 0
         assert "not that" in process.stdout
+        assert "permission_denied" not in process.stdout  # who said no need not be told
 
 
 class TestBulk:

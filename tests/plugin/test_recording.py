@@ -1,0 +1,354 @@
+"""Recording a run of the CLI (a script that stands for it) and playing it in the same test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms.claude.transcript import Transcript
+from pytest_claude_comms.testing.recording import Redactor, default_name
+from tests.plugin.conftest import Run
+
+SECRET = "sk-ant-0123456789"
+
+REAL_CLI = """#!{python}
+import json, os, sys, time
+def say(**line):
+    print(json.dumps(line), flush=True)
+prompt = sys.stdin.read()
+print("warning: the key", os.environ.get("ANTHROPIC_API_KEY"), file=sys.stderr, flush=True)
+say(type="system", subtype="init", session_id="s1", cwd=os.getcwd(), model="m",
+    claude_code_version="9.9", home=os.path.expanduser("~"))
+if "hang" in prompt:
+    import signal
+    def end(*_):
+        say(type="system", subtype="bye", session_id="s1")
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, end)
+    while True:
+        time.sleep(10)
+for piece in ("the key is sk-ant-", "0123456789 ", "and\\n", os.environ["HOME"]):
+    time.sleep(0.2)
+    say(type="stream_event", session_id="s1", parent_tool_use_id=None,
+        event=dict(type="content_block_delta", index=0, delta=dict(type="text_delta", text=piece)))
+text = "the key is " + os.environ.get("ANTHROPIC_API_KEY", "") + " and " + os.environ["HOME"]
+say(type="assistant", session_id="s1", parent_tool_use_id=None,
+    message=dict(id="m1", role="assistant", content=[dict(type="text", text=text)]))
+if "cut" in prompt:
+    os.kill(os.getppid(), 9)
+    time.sleep(5)
+say(type="result", subtype="success", is_error=False, result=text, session_id="s1",
+    num_turns=1, duration_ms=5, total_cost_usd=0.1, usage=dict())
+sys.exit(0)
+"""
+
+ASK = """
+    from pytest_claude_comms import ask_module
+
+    def test_asks(store, clock, claude, tmp_path):
+        claude.recorded({name})
+        module = tmp_path / "marker"
+        module.mkdir()
+        reply = ask_module(
+            store, "me", module, {prompt!r}, model={model!r}, append_system_prompt=str(tmp_path)
+        )
+        assert reply.answer.status == "complete", (reply.answer, claude.calls)
+        assert 0.8 <= clock.elapsed < 30
+        print("ELAPSED", clock.elapsed)
+        {more}
+"""
+
+
+@pytest.fixture
+def real(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CLI first on PATH, and a home and a key to give away."""
+    folder = pytester.path / "real-bin"
+    folder.mkdir()
+    cli = folder / "claude"
+    cli.write_text(REAL_CLI.format(python=sys.executable))
+    cli.chmod(0o755)
+    home = pytester.path / "home" / "joe"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    return cli
+
+
+def ask(name: str = "", prompt: str = "Which key?", model: str = "opus", more: str = "") -> str:
+    return ASK.format(name=name, prompt=prompt, model=model, more=more or "pass")
+
+
+def recordings(pytester: pytest.Pytester) -> list[str]:
+    folder = pytester.path / "transcripts"
+    return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+
+
+RECORD = ("--claude-comms-record", "--claude-comms-stores=memory")
+PLAY = ("--claude-comms-stores=memory", "-s")
+
+
+def test_recorded_redacted_and_played_in_fake_time(
+    run: Run, pytester: pytest.Pytester, real: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(ask("'key'"), *RECORD)
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(
+        [
+            "*claude-comms: recordings*",
+            "*transcripts/key.jsonl: written (*exit code 0); redacted: "
+            "ANTHROPIC_API_KEY, CWD, HOME, TMP_PATH",
+        ]
+    )
+    assert recordings(pytester) == ["key.jsonl"]
+    path = pytester.path / "transcripts" / "key.jsonl"
+    text = path.read_text()
+    assert SECRET not in text
+    assert str(pytester.path) not in text
+    made = Transcript.load(path)
+    assert made.cli == "claude 9.9"
+    assert made.argv[-4:-1] == ("opus", "--append-system-prompt", "<TMP_PATH>")
+    assert made.env["ANTHROPIC_API_KEY"] == "<ANTHROPIC_API_KEY>"
+    assert not set(made.env) & {"HOME", "PATH", "CLAUDE_COMMS_RUN"}
+    assert made.prompt_sha256 is not None
+    assert made.exit == 0
+    assert made.stderr_text == "warning: the key <ANTHROPIC_API_KEY>\n"
+    lines = [json.loads(line) for line in made.stdout_lines]
+    assert lines[0]["cwd"] == "<CWD>"
+    deltas = [line["event"]["delta"]["text"] for line in lines if line["type"] == "stream_event"]
+    assert deltas == ["the key is <ANTHROPIC_API_KEY>", " ", "and\n", "<HOME>"]
+    assert lines[-1]["result"] == "the key is <ANTHROPIC_API_KEY> and <HOME>"
+
+    # Elsewhere: no CLI, no key, another home.
+    real.unlink()
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setenv("HOME", str(pytester.path))
+    outcome = made.outcome()
+    played = run(
+        ask(
+            "'key'",
+            more="assert reply.answer.content == "
+            + repr(outcome.content)
+            + "\n        assert reply.outcome.answer == "
+            + repr(outcome.answer)
+            + f"\n        assert clock.elapsed == {made.duration!r}",
+        ),
+        *PLAY,
+    )
+    played.assert_outcomes(passed=1)
+    assert path.read_text() == text
+
+
+def test_every_line_comes_at_its_time(run: Run, pytester: pytest.Pytester, real: Path) -> None:
+    source = """
+        import threading
+        from pytest_claude_comms.claude.command import build_command, build_environment
+        from pytest_claude_comms.claude.process import ClaudeProcess
+        from pytest_claude_comms.testing import Transcript
+
+        def test_lines(clock, claude, tmp_path, request):
+            claude.recorded("lines")
+            wakeup, found = clock.wakeup(), []
+            import os
+            with ClaudeProcess("q", cwd=tmp_path, command=build_command(), clock=clock,
+                               env=build_environment(os.environ), on_output=wakeup.set) as process:
+                while True:
+                    over = process.ended
+                    chunks = process.take()
+                    found += [(clock.elapsed, chunk.decode()) for chunk in chunks]
+                    process.done_with(chunks)
+                    if over:
+                        break
+                    wakeup.wait(None, why="Claude")
+            assert process.exit_code == 0
+            if not request.config.getoption("claude_comms_record"):
+                made = Transcript.load(request.path.parent / "transcripts/lines.jsonl")
+                entries = [each for each in made.entries if each.stream == "stdout"]
+                assert "".join(text for _, text in found) == "".join(
+                    each.line + "\\n" for each in entries)
+                assert process.stderr == made.stderr_text
+                at = {t for t, _ in found}
+                assert at == {round(each.t, 6) for each in entries}
+                assert clock.elapsed == made.duration
+        """
+    run(source, *RECORD).assert_outcomes(passed=1)
+    run("", *PLAY).assert_outcomes(passed=1)
+
+
+def test_a_test_that_fails_writes_nothing(run: Run, pytester: pytest.Pytester, real: Path) -> None:
+    done = run(ask("'key'", more="assert False"), *RECORD)
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["*key.jsonl: not written: the test did not pass"])
+    assert recordings(pytester) == []
+    more = "import subprocess; subprocess.run([claude.executable, '-p', 'not scripted'], stdin=-3)"
+    done = run(ask("'key'", more=more), *RECORD)
+    done.assert_outcomes(passed=1, errors=1)
+    done.stdout.fnmatch_lines(["*key.jsonl: not written: the test's teardown failed"])
+    assert recordings(pytester) == []
+
+
+def test_a_run_that_is_cut_leaves_the_recording_that_is_there(
+    run: Run, pytester: pytest.Pytester, real: Path
+) -> None:
+    run(ask("'key'"), *RECORD).assert_outcomes(passed=1)
+    path = pytester.path / "transcripts" / "key.jsonl"
+    before = path.read_bytes()
+    cut = ask("'key'", prompt="cut").replace('== "complete"', '== "failed"')
+    cut = cut.replace("0.8 <=", "0.5 <=")  # fake time follows in steps, and not a dead process
+    done = run(cut, *RECORD)
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["*key.jsonl: not written: the run was cut: no exit was seen"])
+    assert path.read_bytes() == before
+    assert recordings(pytester) == ["key.jsonl"]
+
+
+def test_a_signal_is_passed_on_and_recorded(
+    run: Run, pytester: pytest.Pytester, real: Path
+) -> None:
+    source = """
+        from pytest_claude_comms import ask_module
+
+        def test_times_out(store, clock, claude, tmp_path):
+            claude.recorded()
+            reply = ask_module(store, "me", tmp_path, "hang", timeout=1)
+            assert reply.answer.status == "timeout"
+            assert claude.calls[0].exit_code == 143
+        """
+    run(source, *RECORD).assert_outcomes(passed=1)
+    (name,) = recordings(pytester)
+    assert name == "test_a_signal_is_passed_on_and_recorded.test_times_out.jsonl"
+    made = Transcript.load(pytester.path / "transcripts" / name)
+    assert [each.sig for each in made.signals] == ["TERM"]
+    assert made.exit == 128 + signal.SIGTERM
+    assert '"bye"' in made.stdout_lines[-1]
+    run("", *PLAY).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": "haiku"}, "*now *--model haiku*"),
+        ({"prompt": "Another?"}, "*prompt * differs on stdin: sha256 *"),
+    ],
+)
+def test_a_stale_recording_names_what_differs(
+    run: Run, pytester: pytest.Pytester, real: Path, change: dict[str, Any], told: str
+) -> None:
+    run(ask("'key'"), *RECORD).assert_outcomes(passed=1)
+    done = run(ask("'key'", **change), *PLAY)
+    assert done.ret == 1
+    done.stdout.fnmatch_lines(
+        ["*the recording is stale*", told, "*pytest --claude-comms-record*::test_asks*"]
+    )
+
+
+def test_a_missing_recording_says_how_to_make_it(run: Run, pytester: pytest.Pytester) -> None:
+    done = run(ask(), *PLAY)
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(
+        ["*there is no recording *.jsonl", "*hint  pytest --claude-comms-record *::test_asks*"]
+    )
+
+
+def test_under_xdist_on_all_stores(run: Run, pytester: pytest.Pytester, real: Path) -> None:
+    pytest.importorskip("xdist")
+    done = run(ask("'key'"), "--claude-comms-record", "-n", "2")
+    done.assert_outcomes(passed=2)
+    done.stdout.fnmatch_lines(["*key.jsonl: written *", "*key.jsonl: written *"])
+    real.unlink()
+    run("", "-n", "2").assert_outcomes(passed=2)
+
+
+def test_without_a_cli_the_test_fails_and_says_so(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    no_wheel = "from pytest_claude_comms.claude import command; command._bundled = lambda: None"
+    source = ask("'key'").replace("claude.recorded", f"{no_wheel}\n        claude.recorded")
+    done = run(source, *RECORD)
+    assert done.ret == 1
+    done.stdout.fnmatch_lines(["*claude (recorder): *not on PATH*"])
+    assert recordings(pytester) == []
+
+
+def test_a_prompt_by_stream_json(run: Run, pytester: pytest.Pytester, real: Path) -> None:
+    source = """
+        import json, subprocess
+
+        def test_stream(claude):
+            claude.recorded("stream")
+            claude.recorded("stream-2")
+            for text in ("first", "second"):
+                said = {{"type": "user", "message": {{"role": "user", "content": text + "{0}"}}}}
+                done = subprocess.run(
+                    [claude.executable, "-p", "--input-format", "stream-json", "--new-option",
+                     "--output-format", "stream-json", "--verbose"],
+                    input=json.dumps(said) + "\\n", capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+                assert len(done.stdout.splitlines()) == 7
+            assert [call.prompt for call in claude.calls] == ["first{0}", "second{0}"]
+        """
+    run(source.format("").replace("--new-option", "--debug"), *RECORD).assert_outcomes(passed=1)
+    assert recordings(pytester) == ["stream-2.jsonl", "stream.jsonl"]
+    run("", *PLAY).assert_outcomes(passed=1)
+    done = run(source.format("!").replace("--new-option", "--debug"), *PLAY)
+    done.stdout.fnmatch_lines(["*prompt * differs on stdin*"])
+
+
+def test_what_a_test_has_redacted(run: Run, pytester: pytest.Pytester, real: Path) -> None:
+    more = "claude.redact(lambda text: text.replace('opus', '<MODEL>').replace('key', 'lock'))"
+    source = ask("'key'").replace("claude.recorded", f"{more}\n        claude.recorded")
+    run(source, *RECORD).assert_outcomes(passed=1)
+    made = Transcript.load(pytester.path / "transcripts" / "key.jsonl")
+    assert "<MODEL>" in made.argv
+    assert "what claude.redact was given" in made.redacted
+    run("", *PLAY).assert_outcomes(passed=1)
+
+
+def test_names_differ_where_tests_do() -> None:
+    names = ["a/test_x.py::test_y", "a/test_x.py::T::test_y", "a/test_x.py::test_y[1]"]
+    names += ["a/test_x.py::test_y[a/b]", "a/test_x.py::test_y[a b]", "a/test_x.py::test_y[ä]"]
+    found = [default_name(name) for name in names]
+    assert found[:3] == ["test_x.test_y", "test_x.T.test_y", "test_x.test_y-1"]
+    assert len(set(found)) == len(found)
+
+
+def redactor(**environ: str) -> Redactor:
+    return Redactor(environ, cwd="/home/joe/project", places={}, hooks=[])
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("/home/joe/project/a.py", "<CWD>/a.py"),
+        ("/home/joe/projects", "<HOME>/projects"),
+        ("-I/home/joe/x", "-I<HOME>/x"),
+        ("/home/.claude/projects/-home-joe-project/memory", None),
+        ("joe and joey", "<USER> and joey"),
+        ("abcdef!abc", "<LONG_TOKEN>!<MY_KEY>"),
+        ("short abc", "short <MY_KEY>"),
+    ],
+)
+def test_what_is_replaced(text: str, redacted: str | None) -> None:
+    found = redactor(HOME="/home/joe", USER="joe", MY_KEY="abc", LONG_TOKEN="abcdef")
+    if redacted is None:
+        assert found.text(text) == "/home/.claude/projects/<CWD>/memory"
+    elif "MY_KEY" in redacted:  # too short to be a secret
+        assert found.text(text) == redacted.replace("<MY_KEY>", "abc")
+    else:
+        assert found.text(text) == redacted
+
+
+def test_json_stays_json_to_the_letter() -> None:
+    found = redactor(HOME="/home/joe", USER="type", A_KEY='q"uo\\te')
+    line = '{"type":"user", "n":1e-7,"text":"\\u00e9 q\\"uo\\\\te /home/joe\\n","type2":"x"}'
+    new = found.line(line)
+    assert new == '{"type":"user", "n":1e-7,"text":"é <A_KEY> <HOME>\\n","type2":"x"}'
+    assert found.line('{"n": 1.50}') == '{"n": 1.50}'
+    assert found.used == {"A_KEY", "HOME"}
