@@ -48,7 +48,7 @@ def test_it_passes_on_memory_with_the_original_return_shape() -> None:
 
 
 def test_it_runs_from_inside_its_folder_too() -> None:
-    done = run_pytest(DOWNSTREAM, "-k", "test_a_slow_answer_times_out", "-W", "error")
+    done = run_pytest(DOWNSTREAM, "-k", "test_claude_goes_silent_and_times_out", "-W", "error")
     assert done.returncode == 0, done.stdout
     assert f"rootdir: {DOWNSTREAM}" in done.stdout
     assert re.search(r"^=+ 2 passed", done.stdout, re.MULTILINE), done.stdout

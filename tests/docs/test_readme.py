@@ -20,8 +20,15 @@ from pytest_claude_comms import (
     Event,
     Message,
     MessagePoller,
+    Reply,
     StatusTracker,
+    StreamReader,
+    ask_module,
 )
+from pytest_claude_comms.testing import ScriptedClaude
+from pytest_claude_comms.testing.claude_calls import Call
+from pytest_claude_comms.testing.claude_script import Verbs
+from tests.claude_stand_in.test_imitation import IMITATED
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -106,6 +113,8 @@ def run_test(
     place = block.note.partition("run in ")[2]
     if place:
         shutil.copytree(ROOT / place / "transcripts", folder / "transcripts")
+    if sys.platform == "win32" and ", claude" in block.source:
+        pytest.skip("the scripted claude needs Unix sockets")
     options = block.note.partition("with ")[2].split() if with_options else []
     return run(sys.executable, "-m", "pytest", "-v", "test_block.py", *options, cwd=folder)
 
@@ -189,6 +198,7 @@ def test_the_quick_start_is_a_test_of_the_downstream_project() -> None:
 def test_it_counts_the_transcripts() -> None:
     count = len(list((ROOT / "fixtures" / "transcripts").glob("*.jsonl")))
     assert f"`fixtures/transcripts/` has {count} of them" in README
+    assert f"it imitates {len(IMITATED)} of the {count}" in section("A scripted Claude")
 
 
 def test_its_links_lead_somewhere() -> None:
@@ -216,7 +226,8 @@ def public(cls: type) -> set[str]:
 
 
 def words(text: str) -> set[str]:
-    """All that stands between backticks, word by word."""
+    """All that stands between backticks, word by word; examples do not count."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"\w+", code)}
 
 
@@ -249,3 +260,26 @@ def test_it_names_what_pollers_and_trackers_can_do() -> None:
         "changes_status",
         "changes_content",
     } <= words(section("Stores"))
+
+
+def test_it_names_what_can_be_said_to_ask_module() -> None:
+    known = words(section("Asking a module"))
+    assert {*inspect.signature(ask_module).parameters} <= known
+    assert public(Reply) <= known
+
+
+def test_it_names_what_an_answer_keeps_of_a_run() -> None:
+    known = words(section("Asking a module"))
+    outcome = StreamReader().finish(0, "", None)
+    assert {*outcome.as_metadata(), "question_id", "directory", "retry"} <= known
+
+
+def test_it_names_every_verb_and_its_parameters() -> None:
+    known = words(section("A scripted Claude"))
+    for name in public(Verbs):
+        parameters = {*inspect.signature(getattr(Verbs, name)).parameters} - {"self"}
+        assert {name, *parameters} <= known, name
+    for_others = {"enter", "script_for", "next_is_recorded", "not_scripted", "failed"}
+    for_others |= {"left_open", "close"}
+    assert public(ScriptedClaude) - for_others <= known
+    assert {field.name for field in fields(Call)} <= known
