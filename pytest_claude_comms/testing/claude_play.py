@@ -474,8 +474,10 @@ class Player:
             self._hear(_TICK if fake else None)
             now_us = start_us + round((Real.monotonic() - started) * SECOND)
             late_us = now_us - self._clock.monotonic_us()
-            if fake and (take.over or late_us >= _TICK * SECOND):
+            if fake and late_us >= _TICK * SECOND and not take.over:
                 self._wait_until(now_us)
+        if fake:  # the exit may have been told of in the middle of such a wait
+            self._wait_until(start_us + take.end_us)
         if reads_lines:
             take.prompt = self._record.prompt = _first_prompt(bytes(self._record.stdin))
         return take.exit if take.exit >= 0 else self._die(-take.exit)

@@ -252,7 +252,8 @@ class Take:
     environ: dict[str, str] | None = None
     exit: int | None = None
     """None until its exit was seen."""
-    _end_us: int = 0
+    end_us: int = 0
+    """When that was, since the start."""
     _lines: list[tuple[int, StreamName, str]] = field(default_factory=list)
     _signals: list[SentSignal] = field(default_factory=list)
 
@@ -279,7 +280,7 @@ class Take:
             self._signals.append(SentSignal(us / SECOND, name))
         elif frame.kind == "D":
             self.exit = int.from_bytes(content[:4], "big", signed=True)
-            self._end_us = int.from_bytes(content[4:], "big")
+            self.end_us = int.from_bytes(content[4:], "big")
         else:
             return False
         return True
@@ -313,7 +314,7 @@ class Take:
                 line = redactor.line(line)  # noqa: PLW2901
             entries.append(TranscriptEntry(us / SECOND, stream, line))
         # Output may come from others than the CLI, after its exit.
-        end_us = max([self._end_us, *(us for us, _, _ in self._lines)])
+        end_us = max([self.end_us, *(us for us, _, _ in self._lines)])
         names = sorted(each for each in self.environ or {} if _MATTERS.fullmatch(each))
         argv = tuple(redactor.text(word) for word in self.how.argv)
         return Transcript(
