@@ -7,14 +7,15 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from . import resources
 from .claude.lines import parse_object
 from .claude.outcome import Intent, StreamOutcome
 from .claude.process import ClaudeProcess
 from .claude.stream import StreamReader
 from .claude.updates import StreamUpdate
 from .clock import SECOND, Signal
-from .errors import ClaudeError, InvalidTransition, StoreError
-from .polling import MessagePoller
+from .errors import ClaudeError, InvalidTransition, RunAbandoned, StoreClosed, StoreError
+from .following import Follower
 from .status import MessageStatus
 from .stores.base import ConversationStore
 
@@ -58,8 +59,8 @@ class Answering:
         self._wakeup = self._clock.wakeup(polls=True)
         self._process = make_process(self._wakeup.set)
         self._reader = _Reader()
-        self._poller = MessagePoller(store)
-        self._tracker = self._poller.track(message_id)
+        self._follower = Follower(store, interval_us=_BEAT_US)
+        self._tracker = self._follower.track(message_id)
         self._stall_us = stall_us
         self._linger_us = max(grace_us, _LEAST_LINGER_US)
         if stall_us is not None:  # a run that has answered must not be found dead
@@ -100,16 +101,32 @@ class Answering:
         if isinstance(self._failure, ClaudeError):
             raise self._failure
 
+    def left_open(self) -> str | None:
+        """See :mod:`pytest_claude_comms.resources`."""
+        if self._started and not self._over:
+            return self._left_running("the test ended")
+        return None
+
+    def _left_running(self, when: str) -> str:
+        return (
+            f"the run of Claude that answers message {self.message_id} was still going on when "
+            f"{when}: wait for it with reply.wait(), or end it with reply.cancel()"
+        )
+
     # -- the run, on a thread of its own
 
     def run(self) -> None:
         """The whole of it. The CLI's death is tied to this thread where the system can do so."""
         forget = self.store.subscribe(self._wakeup.set)
+        resources.register(self)
         try:
             self._run()
         except ClaudeError as error:
             self._failure = error
             self._store_last(status=MessageStatus.FAILED, error=str(error))
+        except StoreClosed as error:
+            self._failure = RunAbandoned(self._left_running("its store was closed"))
+            raise self._failure from error
         except Exception as error:
             self._failure = error
             # Nobody will write to it any more, and who waits for it may wait without a limit.
@@ -117,6 +134,11 @@ class Answering:
                 self.store.update_message(
                     self.message_id, status=MessageStatus.FAILED, error=f"the run was lost: {error}"
                 )
+            raise
+        except BaseException:  # the fake clock on which it ran is closed: the test is over
+            self._clock.unhandled(
+                RunAbandoned(self._left_running("its clock was closed")), "Answering.run"
+            )
             raise
         finally:
             forget()
@@ -126,6 +148,7 @@ class Answering:
                 signal.set()
 
     def _run(self) -> None:
+        woken = False
         with self._process as process:
             self._started = True
             self._starting.set()
@@ -143,13 +166,13 @@ class Answering:
                 process.done_with(chunks)
                 if over:
                     break
-                self._look_at_message(process)
+                self._look_at_message(process, instant_over=not woken)
                 self._end_if_it_lingers(process)
-                self._wakeup.wait(
+                woken = self._wakeup.wait(
                     self._span_us(),
                     why=f"Claude (pid {process.pid})",
                     beat_us=_BEAT_US,
-                    notified=getattr(self.store, "notifies", True),
+                    notified=self._follower.notified,
                 )
             self._take(self._reader.end())
             self._conclude(process)
@@ -160,14 +183,14 @@ class Answering:
             spans.append(self._flush_at_us - self._clock.monotonic_us())
         if self._lingers_until_us is not None:
             spans.append(self._lingers_until_us - self._clock.monotonic_us())
-        deadline_us = self._poller._span_us()
+        deadline_us = self._follower.span_us()
         if deadline_us is not None and not self._tracker.is_terminal:
             spans.append(deadline_us)
         return max(0, min(spans)) if spans else None
 
-    def _look_at_message(self, process: ClaudeProcess) -> None:
+    def _look_at_message(self, process: ClaudeProcess, *, instant_over: bool) -> None:
         """Let deadlines pass, and end the run of a message that has ended."""
-        self._poller._poll_patiently(self._wakeup)
+        self._follower.look_patiently(self._wakeup, instant_over=instant_over)
         if self._tracker.is_terminal:
             process.begin_end(self._intent())
 
@@ -254,10 +277,11 @@ class Answering:
             self._stored_at_us = self._clock.monotonic_us()
         except InvalidTransition:
             # Its deadline, or somebody who cancelled it. The next look ends the run.
-            self._poller._poll_patiently(self._wakeup)
+            self._follower.look_patiently(self._wakeup)
 
     def _conclude(self, process: ClaudeProcess) -> None:
-        self._poller._poll_patiently(self._wakeup)
+        # What it did at the very instant of the deadline counts, so that is not settled here.
+        self._follower.look_patiently(self._wakeup, instant_over=False)
         intent = process.intent or (self._intent() if self._tracker.is_terminal else None)
         outcome = self._reader.finish(process.exit_code, process.stderr, intent)
         self.outcome = outcome

@@ -191,6 +191,10 @@ class ClaudeError(ClaudeCommsError):
     """The Claude CLI could not be run."""
 
 
+class RunAbandoned(ClaudeError):
+    """Nobody waited for a run of the CLI, going on when its store or clock was closed."""
+
+
 class ClaudeNotFound(ClaudeError):
     """There is no such command: it is not installed, or not where it was said to be."""
 

@@ -270,6 +270,7 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
             "clock in the test's arguments (or usefixtures) rather than by getfixturevalue",
             pytrace=False,
         )
+    from .errors import RunAbandoned
     from .testing.fake_clock import START, FakeClock
 
     settings = _settings_of(request.node)
@@ -285,6 +286,9 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
             clock.close()
         except RuntimeError as error:
             pytest.fail(str(error), pytrace=False)
+        except RunAbandoned as error:
+            if not request.node.stash.get(_FAILED, False):  # else a failed test is no surprise
+                pytest.fail(f"left behind by this test:\n  {error}", pytrace=False)
 
 
 @pytest.fixture
@@ -402,6 +406,7 @@ def _check_leaks(item: pytest.Item) -> None:
     leaks = item.config.stash[_LEAKS]
     leaks.raise_error()
     left = [*leaks.found(), *item.stash.get(_LEFT, [])]
+    leaks.raise_error()  # of a thread that was waited for
     if left:
         pytest.fail("left behind by this test:\n  " + "\n  ".join(left), pytrace=False)
 

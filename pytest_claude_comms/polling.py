@@ -1,4 +1,4 @@
-"""Watches a store: who changed, whom to tell, and waiting for it."""
+"""Watches a store: tracking messages, and all the ways to wait for them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from . import resources
 from .clock import SECOND, Handle, Signal, Wakeup, seconds_to_us
-from .dispatch import Callback, Callbacks, Dispatcher
+from .dispatch import Callback, Callbacks
 from .errors import ClockDeadlock, StoreError
+from .following import Follower
 from .status import MessageStatus
 from .stores import values
 from .stores.base import MessageLike
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from .records import Message
     from .stores.base import ConversationStore
 
-_PAGE = 1_000
-"""Changes read at a time: a poller that starts far behind does not load all there ever was."""
-_TOLERANCE_US = 60 * SECOND
-"""For how long a waiting poller goes on with a store that answers with nothing but trouble."""
 _EXIT_PATIENCE = 30.0
 
 T = TypeVar("T")
@@ -55,33 +52,12 @@ class MessagePoller:
         self._interval_us = seconds_to_us(interval, "interval")
         if self._interval_us == 0:
             raise ValueError("interval must be more than 0 seconds")
-        self._told = 0 if since is None else values.count(since, "since", least=0)
         if since is not None:
-            store.changes(since, limit=1)  # HistoryGone now, rather than silence later
-        self._read = store.cursor() if since is None else since
-        self._lock = self.clock.lock()
-        self._dispatcher = Dispatcher(self.clock)
-        self._trackers: dict[str, StatusTracker] = {}
-        self._callbacks: dict[str, list[Callbacks]] = {}
-        self._fresh: dict[str, int] = {}
-        """By message, from which of its changes on ``poll_once`` has not returned them."""
-        self._undelivered: dict[str, None] = {}
-        """The messages with changes that some callback may not be queued for."""
-        self._news = False
-        self._endings = 0
-        """At least how many tracked messages have ended."""
-        self._deadline_us: int | None = None
-        self._deadline_known = False
-        self._wakeups: dict[Signal, None] = {}
-        """In order, as a set is not: on a fake clock it decides who runs first."""
-        self._trouble_since_us: int | None = None
-        self._fatal: Exception | None = None
-        self._fatal_seen = False
+            since = values.count(since, "since", least=0)
+        self._follower = Follower(store, interval_us=self._interval_us, since=since)
         self._runner: Handle | None = None
         self._runner_wakeup: Wakeup | None = None
         self._stopping = False
-        self.polls = 0
-        """How often it has looked."""
 
     # -- tracking
 
@@ -115,19 +91,7 @@ class MessagePoller:
                 MessageStatus.CANCELLED: on_cancelled,
             },
         )
-        with self._lock:
-            tracker = self._trackers.get(message_id)
-            if tracker is None:
-                tracker = StatusTracker(message_id)
-                # All that comes after this read is also after what the next poll starts from.
-                for change in self.store.changes(0, message=message_id):
-                    tracker.apply(change)
-                self._trackers[message_id] = tracker
-            if callbacks:
-                callbacks.told = sum(c.revision <= self._told for c in tracker.history)
-                self._callbacks.setdefault(message_id, []).append(callbacks)
-                self._deliver(tracker)
-        return tracker
+        return self._follower.track(message_id, callbacks)
 
     @property
     def cursor(self) -> int:
@@ -136,10 +100,12 @@ class MessagePoller:
         To go on after a restart, keep it and pass it as ``since``. While the history of a newly
         tracked message is being told it goes back to before what has not been told yet.
         """
-        # In this order: what was read by now has been queued by now.
-        read = self._read
-        oldest = self._dispatcher.oldest()
-        return read if oldest is None else min(read, oldest - 1)
+        return self._follower.cursor
+
+    @property
+    def polls(self) -> int:
+        """How often it has looked."""
+        return self._follower.polls
 
     # -- polling
 
@@ -149,78 +115,14 @@ class MessagePoller:
         Returns the new events of all tracked messages, in the order of their revisions. Raises
         StoreError; nothing is lost then, the next call goes on where this one stopped.
         """
-        with self._lock:
-            self._poll()
-            fresh = [(self._trackers[message_id], at) for message_id, at in self._fresh.items()]
-            events = [event for tracker, at in fresh for event in tracker.events(at)]
-            self._fresh.clear()
-        return sorted(events, key=lambda event: event.revision)
-
-    def _poll(self, mine: Signal | None = None) -> None:
-        self.polls += 1
-        self._news = False
-        self._dispatcher.nudge()
-        for message_id in list(self._undelivered):
-            self._deliver(self._trackers[message_id])
-        try:
-            self._read_changes()
-            # A deadline that comes while we settle is for the next poll: one round is enough.
-            if self._settle_deadlines():
-                self._read_changes()
-                self._learn_deadline()  # to know how long to wait, also where nobody notifies
-        finally:
-            if self._news:
-                for wakeup in list(self._wakeups):
-                    if wakeup is not mine:
-                        wakeup.set()
-
-    def _read_changes(self) -> None:
-        while True:
-            changes = self.store.changes(self._read, limit=_PAGE)
-            for change in changes:
-                tracker = self._trackers.get(change.message_id)
-                if tracker is not None and change.revision > tracker.revision:
-                    self._news = True
-                    self._endings += change.status.is_terminal
-                    # Noted before it is folded: an interrupt in between loses nothing.
-                    self._fresh.setdefault(change.message_id, tracker.changes)
-                    self._undelivered[change.message_id] = None
-                    tracker.apply(change)
-                    self._deliver(tracker)
-            self._deadline_known = self._deadline_known and not changes
-            self._read = changes.cursor
-            if len(changes) < _PAGE:
-                return
-
-    def _learn_deadline(self) -> None:
-        if not self._deadline_known:
-            self._deadline_us = self.store.next_deadline_us()
-            self._deadline_known = True
-
-    def _settle_deadlines(self) -> bool:
-        self._learn_deadline()
-        if self._deadline_us is None or self._deadline_us > self.clock.now_us():
-            return False
-        self._deadline_known = False
-        self.store.expire()
-        return True
-
-    def _deliver(self, tracker: StatusTracker) -> None:
-        """Queue for each callback what it was not told yet."""
-        for callbacks in self._callbacks.get(tracker.message_id, ()):
-            for event in tracker.events(callbacks.told):
-                chosen = callbacks.of(event)
-                if chosen:
-                    self._dispatcher.queue(event, chosen)
-                callbacks.told += 1
-        self._undelivered.pop(tracker.message_id, None)
+        return self._follower.look()
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the callbacks queued so far have run.
 
         Raises TimeoutError after ``timeout`` seconds, RuntimeError inside a callback.
         """
-        if not self._dispatcher.flush(timeout):
+        if not self._follower.dispatcher.flush(timeout):
             raise TimeoutError(f"callbacks were still running after {timeout:g} s")
 
     # -- waiting
@@ -347,22 +249,25 @@ class MessagePoller:
         except StoreError as error:
             if over:
                 raise
-            self._survive(error)
+            self._follower.survive(error)
             return None
 
     def _until(
         self, done: Callable[[], bool], trackers: list[StatusTracker], patience: Patience
     ) -> Steps[None]:
+        follower = self._follower
+
         def steps(wakeup: Signal) -> Running[None]:
             __tracebackhide__ = True
+            woken = False
             while True:
-                over = patience.is_over(self.clock)
-                self._poll_patiently(wakeup)
+                over = patience.is_over(self.clock, instant_over=not woken)
+                follower.look_patiently(wakeup, instant_over=over or not woken)
                 if done():
                     return
                 if over:
                     raise wait_timeout(self.store, trackers, patience.seconds, self._state())
-                yield Park(self._span_us(patience.end_us), partial(awaited, trackers))
+                woken = yield Park(follower.span_us(patience.end_us), partial(awaited, trackers))
 
         return steps
 
@@ -386,8 +291,8 @@ class MessagePoller:
 
         def done() -> bool:
             nonlocal looked
-            if looked != self._endings:  # else a look at each would cost by what is watched
-                looked = self._endings
+            if looked != self._follower.endings:  # else a look at each costs by what is watched
+                looked = self._follower.endings
                 ended[:] = [tracker for tracker in trackers if tracker.is_terminal]
             return bool(ended)
 
@@ -397,70 +302,21 @@ class MessagePoller:
         __tracebackhide__ = True
         wakeup = self.clock.wakeup(polls=True)
         # Heard before it is read: a commit between the look and the wait ends the wait.
-        forget = self._listen(wakeup)
+        forget = self._follower.listen(wakeup)
         try:
-            return drive(steps(wakeup), wakeup, self._interval_us, notified=self._notified)
+            return drive(steps(wakeup), wakeup, self._interval_us, notified=self._follower.notified)
         finally:
             forget()
 
     async def _run_async(self, steps: Steps[T]) -> T:
         wakeup = self.clock.async_wakeup(polls=True)
-        forget = self._listen(wakeup)
+        forget = self._follower.listen(wakeup)
         try:
             return await drive_async(
-                steps(wakeup), wakeup, self._interval_us, notified=self._notified
+                steps(wakeup), wakeup, self._interval_us, notified=self._follower.notified
             )
         finally:
             forget()
-
-    @property
-    def _notified(self) -> bool:
-        return getattr(self.store, "notifies", True)
-
-    def _listen(self, wakeup: Signal) -> Callable[[], None]:
-        unsubscribe = self.store.subscribe(wakeup.set)
-        self._wakeups[wakeup] = None
-
-        def forget() -> None:
-            unsubscribe()
-            del self._wakeups[wakeup]
-
-        return forget
-
-    def _span_us(self, end_us: int | None = None) -> int | None:
-        """Until the next deadline, the end of patience, or the next look at a store in trouble."""
-        spans = []
-        if end_us is not None:
-            spans.append(end_us - self.clock.monotonic_us())
-        if self._trouble_since_us is not None:
-            # What ends a store's trouble is not signalled: then even a fake clock has to look.
-            spans.append(self._interval_us)
-        if self._deadline_us is not None and self._deadline_known:
-            spans.append(self._deadline_us - self.clock.now_us())
-        return max(0, min(spans)) if spans else None
-
-    def _poll_patiently(self, mine: Signal | None) -> None:
-        """Poll, and survive a store that is busy or unreadable for a while."""
-        try:
-            with self._lock:
-                self._raise_fatal()
-                self._poll(mine)
-                self._fresh.clear()  # trackers and callbacks have them
-            self._trouble_since_us = None
-        except StoreError as error:
-            self._survive(error)
-
-    def _survive(self, error: StoreError) -> None:
-        now_us = self.clock.monotonic_us()
-        if self._trouble_since_us is None:
-            self._trouble_since_us = now_us
-        if not error.transient or now_us - self._trouble_since_us > _TOLERANCE_US:
-            raise error
-
-    def _raise_fatal(self) -> None:
-        if self._fatal is not None:
-            self._fatal_seen = True
-            raise self._fatal
 
     # -- a thread of its own
 
@@ -470,7 +326,7 @@ class MessagePoller:
             raise RuntimeError("this poller is running already")
         self._stopping = False
         self._runner_wakeup = self.clock.wakeup(polls=True)
-        forget = self._listen(self._runner_wakeup)
+        forget = self._follower.listen(self._runner_wakeup)
         self._runner = self.clock.spawn(self.run, self._runner_wakeup, forget)
         resources.register(self)
 
@@ -484,20 +340,19 @@ class MessagePoller:
 
     def run(self, wakeup: Wakeup, forget: Callable[[], None]) -> None:
         """What the poller's own thread does."""
+        follower, woken = self._follower, False
         try:
             while not self._stopping:
-                self._poll_patiently(wakeup)
-                wakeup.wait(
-                    self._span_us(),
+                follower.look_patiently(wakeup, instant_over=not woken)
+                woken = wakeup.wait(
+                    follower.span_us(),
                     why="a commit (it polls)",
                     beat_us=self._interval_us,
-                    notified=self._notified,
+                    notified=follower.notified,
                 )
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not be silent
             # Every waiter gets it, and if there is none, whoever ends the with block.
-            self._fatal = error
-            for waiter in list(self._wakeups):
-                waiter.set()
+            follower.die(error)
         finally:
             forget()
 
@@ -518,21 +373,22 @@ class MessagePoller:
                 raise
         if error is not None:
             return
-        if self._fatal is not None and not self._fatal_seen:
-            self._raise_fatal()
-        if self._fatal is None:
+        follower = self._follower
+        if follower.fatal is None:
             self._poll_until_read()
             self.flush(_EXIT_PATIENCE)
+        elif not follower.fatal_seen:
+            follower.raise_fatal()
 
     def _poll_until_read(self) -> None:
         """What was committed before the block ended is delivered, also if the store is busy."""
-        self._poll_patiently(None)
-        while self._trouble_since_us is not None:
+        self._follower.look_patiently()
+        while self._follower.in_trouble:
             self.clock.sleep(self._interval_us / SECOND)
-            self._poll_patiently(None)
+            self._follower.look_patiently()
 
     def _state(self) -> PollerState:
-        return PollerState(self.polls, self.cursor, in_trouble=self._trouble_since_us is not None)
+        return PollerState(self.polls, self.cursor, in_trouble=self._follower.in_trouble)
 
     def left_open(self) -> str | None:
         """See :mod:`pytest_claude_comms.resources`."""
@@ -541,7 +397,7 @@ class MessagePoller:
         return f"a poller of {self.store.url} is still running: use it in a with block or stop() it"
 
     def __repr__(self) -> str:
-        return f"<MessagePoller of {self.store.url}, {len(self._trackers):,} tracked>"
+        return f"<MessagePoller of {self.store.url}, {len(self._follower):,} tracked>"
 
 
 class _Ends(Enum):

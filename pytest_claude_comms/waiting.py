@@ -37,12 +37,16 @@ class Patience:
             return cls(0.0, None)
         return cls(seconds, clock.monotonic_us() + seconds_to_us(seconds, "timeout"))
 
-    def is_over(self, clock: Clock) -> bool:
-        """Whether its end has come."""
-        return self.end_us is not None and clock.monotonic_us() >= self.end_us
+    def is_over(self, clock: Clock, *, instant_over: bool = True) -> bool:
+        """Whether its end has come; ``instant_over``: and if it is now, nothing more comes now."""
+        if self.end_us is None:
+            return False
+        left_us = self.end_us - clock.monotonic_us()
+        return left_us < 0 or (left_us == 0 and instant_over)
 
 
-Running: TypeAlias = Generator[Park, None, T]
+Running: TypeAlias = Generator[Park, bool, T]
+"""It is sent whether something was signalled; if not, the time is up."""
 Steps: TypeAlias = Callable[[Signal], Running[T]]
 """Begun with the signal that its waiter hears: what it does itself need not wake it."""
 
@@ -50,23 +54,27 @@ Steps: TypeAlias = Callable[[Signal], Running[T]]
 def drive(running: Running[T], wakeup: Wakeup, beat_us: int, *, notified: bool) -> T:
     """Go through the steps to their end, blocking where they park; returns their result."""
     __tracebackhide__ = True
-    while True:
-        try:
-            park = next(running)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        wakeup.wait(park.span_us, why=park.why, beat_us=beat_us, notified=notified)
+    try:
+        park = next(running)
+        while True:
+            woken = wakeup.wait(park.span_us, why=park.why, beat_us=beat_us, notified=notified)
+            park = running.send(woken)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 async def drive_async(
     running: Running[T], wakeup: AsyncWakeup, beat_us: int, *, notified: bool
 ) -> T:
     """As ``drive``, awaiting where they park."""
-    while True:
-        try:
-            park = next(running)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        await wakeup.wait(park.span_us, why=park.why, beat_us=beat_us, notified=notified)
+    try:
+        park = next(running)
+        while True:
+            woken = await wakeup.wait(
+                park.span_us, why=park.why, beat_us=beat_us, notified=notified
+            )
+            park = running.send(woken)
+    except StopIteration as end:
+        result: T = end.value
+        return result

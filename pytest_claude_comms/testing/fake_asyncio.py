@@ -168,16 +168,22 @@ class FakeLoopWakeup(LoopWakeup):
         if beat_us is not None and not notified:
             at_us = scheduler.now_us + beat_us
             beat = scheduler.start("a beat", self._beat, at_us, weak=True)
+        due = None
+        if timeout_us is not None and self._polls:
+            # Not the loop's own timer: that one would be due while others still write.
+            at_us = scheduler.now_us + timeout_us
+            due = scheduler.start("time to poll", self._beat, at_us, order=POLLS)
         try:
-            await self._wait(timeout_us)
+            await self._wait(None if self._polls else timeout_us)
         finally:
-            if beat is not None:
-                scheduler.cancel(beat)
+            for planned in (beat, due):
+                if planned is not None:
+                    scheduler.cancel(planned)
         if self._polls and scheduler.me() is not None:
             # At one instant the loop's other tasks come first, and then all other actors.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            scheduler.park("its turn to poll", at_us=scheduler.now_us, order=POLLS)
+            scheduler.stand_back("its turn to poll", POLLS)
         woken, self._set = self._set, False
         return woken
 

@@ -79,12 +79,16 @@ class FakeClock(Clock):
     # -- moving
 
     def sleep(self, seconds: float) -> None:
-        """Let ``seconds`` pass for the actor that calls this; on a thread outside it is real."""
+        """Let ``seconds`` pass for the actor that calls this; on a thread outside it is real.
+
+        Raises RuntimeError inside the caller's own ``clock.outside`` block.
+        """
         __tracebackhide__ = True
         us = seconds_to_us(seconds, "seconds")
         if self._scheduler.me() is None:
             Real.sleep(seconds)
         else:
+            self._not_outside("sleep")
             self._scheduler.park(f"{seconds:g} s to pass", at_us=self._scheduler.now_us + us)
 
     def advance(self, seconds: float) -> None:
@@ -253,6 +257,14 @@ class FakeClock(Clock):
     def _only_the_test(self, what: str) -> None:
         if self._scheduler.me() is not self._scheduler.test:
             raise RuntimeError(f"only the test itself may call {what}(); elsewhere use sleep()")
+        self._not_outside(what)
+
+    def _not_outside(self, what: str) -> None:
+        if getattr(self._outside, "depth", 0) > 0:
+            raise RuntimeError(
+                f"clock.{what}() inside clock.outside(): no time passes there; leave the block "
+                "first, or wait for what goes on outside with time.sleep() or a poller"
+            )
 
 
 class _FakeWakeup:
@@ -275,11 +287,12 @@ class _FakeWakeup:
         scheduler = self._scheduler
         now_us = scheduler.now_us
         self._waiter = scheduler.me()
+        woken = False
         try:
             if self._waiter is None:
                 self._wait_outside(timeout_us)
             else:
-                scheduler.park(
+                woken = scheduler.park(
                     why,
                     at_us=None if timeout_us is None else now_us + timeout_us,
                     beat_us=None if notified or beat_us is None else now_us + beat_us,
@@ -289,8 +302,8 @@ class _FakeWakeup:
                 )
         finally:
             self._waiter = None
-            woken, self._set = self._set, False
-        return woken
+            was_set, self._set = self._set, False
+        return woken or was_set
 
     def _wait_outside(self, timeout_us: int | None) -> None:
         # A thread that this clock does not know: it looks at fake time in real time.

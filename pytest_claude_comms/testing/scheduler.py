@@ -6,6 +6,8 @@ the order in which actors parked and timers were set, however many threads there
 
 At one instant come first the actors that may write (``ORDINARY``), then those that look at a
 store (``POLLS``), and last the test inside ``advance``, which finds all settled (``SETTLED``).
+What works outside may write too: while it does, the timers of the latter two are not due, and only
+who was woken has a turn.
 """
 
 from __future__ import annotations
@@ -22,6 +24,18 @@ from ..errors import ClockDeadlock
 from .stacks import stack_of
 
 ORDINARY, POLLS, SETTLED = range(3)
+
+
+_STUCK = (
+    "  hint     an actor may wait only on the clock: Event.wait, queue.get and",
+    "           Thread.join are real waits, and a loop on monotonic() must sleep;",
+    "           work of another process is declared with clock.outside(…)",
+)
+_STUCK_OUTSIDE = (
+    "  hint     no time passes while work goes on outside, so no timeout on this clock ends",
+    "           it: let it end, or wait for less of it inside clock.outside(…); work that is",
+    "           slow, not stuck, needs a longer watchdog",
+)
 
 
 class Real:
@@ -142,9 +156,11 @@ class Scheduler:
         at_us: int | None = None,
         *,
         weak: bool = False,
+        order: int = ORDINARY,
     ) -> Actor:
         """Enrol a function: ready now, or due at an instant (``weak``: if time comes so far)."""
         actor = Actor(name, run)
+        actor.order = order
         with self._mutex:
             self.check_open()
             if at_us is None:
@@ -225,7 +241,8 @@ class Scheduler:
         order: int = ORDINARY,
         unless: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Give up the turn until woken (True) or until ``at_us`` or ``beat_us`` (False).
+        """Give up the turn until woken, be it to look again (True), or until ``at_us`` or
+        ``beat_us`` (False).
 
         ``unless`` is asked once no ``wake`` can come between its answer and the parking.
         """
@@ -245,6 +262,18 @@ class Scheduler:
             self._pass_on()
         self._await_turn(actor)
         return actor.woken
+
+    def stand_back(self, why: Why, order: int) -> None:
+        """Let all others have their turn that are ready at this instant and come before."""
+        __tracebackhide__ = True
+        actor = self.me()
+        assert actor is not None
+        with self._mutex:
+            self.check_open()
+            actor.why, actor.since_us, actor.order = why, self.now_us, order
+            self._enrol(actor)
+            self._pass_on()
+        self._await_turn(actor)
 
     def park_until_idle(self) -> None:
         """Let happen all that can happen: until nothing is ready and no strong timer is set."""
@@ -421,6 +450,8 @@ class Scheduler:
         for order in (ORDINARY, POLLS, SETTLED):
             if self._ready[order]:
                 return self._ready[order].popleft()
+            if self._outside and order != ORDINARY:
+                continue
             timer = self._due(order)
             if timer is not None:
                 actor = timer.actor
@@ -486,7 +517,7 @@ class Scheduler:
     def _beat(self) -> None:
         for actor in (*self._actors, self.test):
             if actor.parked and actor.beats:
-                actor.beaten = True
+                actor.beaten = actor.woken = True
                 self._unpark(actor)
         self._kick()
 
@@ -536,6 +567,7 @@ class Scheduler:
         """Somebody has the turn and does not give it back."""
         outside = ", ".join(self._outside.values()) or "nobody"
         holder = self._holder.name if self._holder else outside
+        hint = _STUCK_OUTSIDE if self._outside and self._holder is None else _STUCK
         return "\n".join(
             [
                 f"{holder} has not come back to the fake clock for {self.watchdog:g} real seconds:",
@@ -543,9 +575,7 @@ class Scheduler:
                     self._line(actor) + "\n" + stack_of(actor.thread)
                     for actor in (self.test, *self._actors)
                 ),
-                "  hint     an actor may wait only on the clock: Event.wait, queue.get and",
-                "           Thread.join are real waits, and a loop on monotonic() must sleep;",
-                "           work of another process is declared with clock.outside(…)",
+                *hint,
             ]
         )
 

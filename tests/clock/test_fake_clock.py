@@ -527,6 +527,54 @@ def test_an_outsider_wakes_a_parked_test_that_waits_inside_outside(clock: FakeCl
     thread.join()
 
 
+def test_time_can_not_be_moved_inside_one_s_own_outside(clock: FakeClock) -> None:
+    with clock.outside("a child"):
+        moves: list[Callable[[], None]] = [
+            lambda: clock.advance(1),
+            clock.run_until_idle,
+            lambda: clock.sleep(1),
+        ]
+        for move in moves:
+            with pytest.raises(RuntimeError, match=r"inside clock.outside\(\): no time passes"):
+                move()
+    clock.advance(1)
+    assert clock.elapsed == 1
+
+
+def test_who_looks_at_an_instant_waits_for_what_is_outside(clock: FakeClock) -> None:
+    """At +1 s a process begins to work; who is due then to look finds what it did."""
+    seen: list[str] = []
+    wakeup = clock.wakeup(polls=True)
+
+    def outsider() -> None:
+        Real.sleep(0.05)
+        seen.append("written")
+        clock.outside_rests("child")
+
+    def begin() -> None:
+        clock.outside_works("child", "a child")
+        threads.append(run_outside(outsider))
+
+    def look() -> None:
+        assert not wakeup.wait(1_000_000, why="time to look")
+        seen.append("looked")
+
+    threads: list[threading.Thread] = []
+    clock.spawn(look)
+    clock.at(1, begin)
+    clock.advance(1)
+    assert seen == ["written", "looked"]
+    threads[0].join()
+
+
+def test_who_was_woken_need_not_wait_for_what_is_outside(clock: FakeClock) -> None:
+    wakeup = clock.wakeup(polls=True)
+    with clock.outside("a child"):
+        thread = run_outside(wakeup.set)
+        assert wakeup.wait(0, why="a word")
+    thread.join()
+
+
 def test_an_outsider_waits_in_real_time_for_fake_time(clock: FakeClock) -> None:
     results: list[bool] = []
     wakeup = clock.wakeup()

@@ -521,6 +521,54 @@ def test_wait_false_returns_when_claude_runs(
     assert reply.wait(timeout=0) is reply
 
 
+@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("patience", [None, 30, 60])
+@pytest.mark.parametrize("waits", ["the run", "a poller", "a started poller", "advance"])
+def test_an_answer_at_the_very_instant_of_its_deadline_counts(
+    store: ConversationStore, claude: ScriptedClaude, ask: Ask, clock: FakeClock, waits: str,
+    patience: float | None, chunks: int,
+) -> None:  # fmt: skip
+    """Those who look come after all that is written at an instant, also by a process."""
+    claude.replies("Use _key", after=30, chunks=chunks)
+    reply = ask(wait=False, timeout=30)
+    poller = MessagePoller(store)
+    if waits == "the run":
+        reply.wait(timeout=patience)
+    elif waits == "a poller":
+        poller.wait(reply.answer, timeout=patience)
+    elif waits == "a started poller":
+        with poller:
+            clock.run_until_idle()
+    else:
+        clock.advance(30)
+    assert (reply.answer.status, reply.answer.content) == ("complete", "Use _key")
+    assert clock.elapsed == 30
+    reply.wait(timeout=0)
+
+
+def test_the_very_instant_for_asyncio(
+    store: ConversationStore, claude: ScriptedClaude, ask: Ask, clock: FakeClock
+) -> None:
+    claude.replies("Use _key", after=30, chunks=3)
+    reply = ask(wait=False, timeout=30)
+
+    async def follow() -> str:
+        poller = MessagePoller(store)
+        await asyncio.gather(reply.wait_async(timeout=30), poller.wait_async(reply.answer, 30))
+        return str(reply.answer.status)
+
+    assert asyncio.run(follow()) == "complete"
+    assert clock.elapsed == 30
+
+
+def test_an_answer_after_its_deadline_does_not_count(
+    claude: ScriptedClaude, ask: Ask, clock: FakeClock
+) -> None:
+    claude.replies("Use _key", after=30.000001)
+    reply = ask(timeout=30)
+    assert (reply.answer.status, clock.elapsed) == ("timeout", 30)
+
+
 def test_patience_is_not_the_answer_s_deadline(
     claude: ScriptedClaude, ask: Ask, clock: FakeClock
 ) -> None:
@@ -1091,7 +1139,7 @@ def test_broken_it_would_be_seen_that_no_life_is_shown(
 def test_broken_it_would_be_seen_that_nobody_looks_at_the_message(
     claude: ScriptedClaude, ask: Ask, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _broken(monkeypatch, "_look_at_message", lambda self, process: None)
+    _broken(monkeypatch, "_look_at_message", lambda self, process, **_: None)
     claude.replies("Use _key", after=30)
     reply = ask(wait=False)
     clock.at(5, reply.cancel)

@@ -135,3 +135,43 @@ def test_a_stuck_actor_fails_its_test_only(run: Run) -> None:
     )
     result.stdout.fnmatch_lines(["*ClockDeadlock*lock.acquire*has not come back*0.3 real seconds*"])
     assert "test_next" not in result.stdout.str().partition("short test summary")[2]
+
+
+def test_a_run_of_claude_that_nobody_waited_for(run: Run) -> None:
+    """On both clocks, in whatever order the fixtures are ended; and never with the next test."""
+    result = run(
+        """
+        from pytest_claude_comms import ask_module
+
+        def test_in_fake_time(store, claude, clock, tmp_path):
+            claude.hangs()
+            ask_module(store, "a", tmp_path, "q", wait=False)
+
+        def test_failed(store, claude, clock, tmp_path):
+            claude.hangs()
+            ask_module(store, "a", tmp_path, "q", wait=False)
+            assert "the only error"  == ""
+
+        def test_in_real_time(store, claude, tmp_path):
+            claude.hangs()
+            ask_module(store, "a", tmp_path, "q", wait=False)
+
+        def test_store_last(claude, store, tmp_path):
+            claude.hangs()
+            ask_module(store, "a", tmp_path, "q", wait=False)
+
+        def test_waited_for(claude, store, clock, tmp_path):
+            claude.replies("a", after=40)
+            ask_module(store, "a", tmp_path, "q", wait=False).wait()
+        """,
+        "--claude-comms-stores=memory",
+    )
+    result.assert_outcomes(passed=4, failed=1, errors=3)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*ERROR at teardown of test_in_fake_time*",
+            "*ERROR at teardown of test_in_real_time*",
+            "*ERROR at teardown of test_store_last*",
+            "*the run of Claude that answers message*end it with reply.cancel()*",
+        ]
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms.errors import InvalidTransition
+from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.stores import rules
 from pytest_claude_comms.stores.memory import MemoryConversationStore
@@ -285,6 +286,6 @@ def test_broken_version_a_write_at_the_instant_that_does_not_count(
 def test_broken_version_without_settling_the_message_stays_open(
     store: MemoryConversationStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MessagePoller, "_settle_deadlines", lambda self: False)
+    monkeypatch.setattr(Follower, "_settle_deadlines", lambda self, **_: False)
     with pytest.raises(AssertionError):
         test_whoever_notices_first_settles_it(store, clock, "poll_once")

@@ -159,7 +159,7 @@ def test_nothing_is_wrong_with_a_thousand_histories() -> None:
 def test_broken_version_a_poller_that_drops_a_change_is_seen() -> None:
     class Lossy(MessagePoller):
         def track(self, message: Any, **callbacks: Any) -> StatusTracker:
-            new = message not in self._trackers
+            new = message not in self._follower._trackers
             tracker = super().track(message, **callbacks)
             if new:
                 real = tracker.apply

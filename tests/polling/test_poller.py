@@ -90,7 +90,7 @@ def test_broken_version_a_poller_of_snapshots_misses_steps(store: MemoryConversa
 def test_more_changes_than_one_read_takes(
     store: MemoryConversationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_claude_comms.polling._PAGE", 7)
+    monkeypatch.setattr("pytest_claude_comms.following._PAGE", 7)
     counting = Counting(store)
     poller = MessagePoller(counting)
     poller.track("m")
@@ -120,7 +120,7 @@ def test_events_of_several_messages_come_in_the_order_of_the_commits(
 def test_an_error_in_the_middle_loses_nothing(
     store: MemoryConversationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_claude_comms.polling._PAGE", 2)
+    monkeypatch.setattr("pytest_claude_comms.following._PAGE", 2)
     poller = MessagePoller(store)
     told: list[int] = []
     poller.track("m", on_event=lambda event: told.append(event.revision))
@@ -430,14 +430,14 @@ def test_the_cursor_does_not_pass_what_is_read_while_it_is_asked_for(
     poller = MessagePoller(store)
     poller.track("m", on_event=lambda event: clock.sleep(1))
     store.add_message("t", "x", message_id="m")
-    real = poller._dispatcher.oldest
+    real = poller._follower.dispatcher.oldest
 
     def slow_oldest() -> int | None:
         found = real()
         poller.poll_once()
         return found
 
-    poller._dispatcher.oldest = slow_oldest  # type: ignore[method-assign]
+    poller._follower.dispatcher.oldest = slow_oldest  # type: ignore[method-assign]
     assert poller.cursor == 0
 
 
@@ -489,7 +489,7 @@ def test_broken_version_a_cursor_that_is_kept_before_the_callback_loses_events()
     class Hasty(MessagePoller):
         @property
         def cursor(self) -> int:
-            return self._read
+            return self._follower._read
 
     first, second = restart_run(Hasty, 4)
     assert set(first + second) != set(range(1, 11))

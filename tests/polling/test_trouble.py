@@ -14,6 +14,7 @@ from pytest_claude_comms.errors import (
     StoreError,
     WaitTimeout,
 )
+from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
@@ -212,13 +213,13 @@ def test_history_trimmed_behind_the_cursor_is_never_silence(store: Flaky) -> Non
 
 
 def test_broken_version_a_poller_that_takes_trouble_for_the_end(
-    store: Flaky, clock: FakeClock
+    store: Flaky, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Touchy(MessagePoller):
-        def _survive(self, error: StoreError) -> None:
-            raise error
+    def touchy(self: Follower, error: StoreError) -> None:
+        raise error
 
-    poller = Touchy(store)
+    monkeypatch.setattr(Follower, "survive", touchy)
+    poller = MessagePoller(store)
     poller.track("m")
     store.trouble = 1
     with pytest.raises(StoreBusy):
@@ -226,13 +227,13 @@ def test_broken_version_a_poller_that_takes_trouble_for_the_end(
 
 
 def test_broken_version_a_poller_that_takes_the_end_for_trouble(
-    store: Flaky, clock: FakeClock
+    store: Flaky, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Deaf(MessagePoller):
-        def _survive(self, error: StoreError) -> None:
-            self._trouble_since_us = 0
+    def deaf(self: Follower, error: StoreError) -> None:
+        self._trouble_since_us = 0
 
-    poller = Deaf(store)
+    monkeypatch.setattr(Follower, "survive", deaf)
+    poller = MessagePoller(store)
     clock.at(1, store.close)
     with pytest.raises(WaitTimeout):
         poller.wait("m", timeout=9)

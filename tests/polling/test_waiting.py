@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms.errors import ClockDeadlock, WaitTimeout
+from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller, poll_message_until_complete
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
@@ -115,15 +116,17 @@ def test_a_last_poll_is_made_before_wait_timeout(
 
 
 def test_broken_version_without_the_last_poll(
-    store: MemoryConversationStore, clock: FakeClock
+    store: MemoryConversationStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Hasty(MessagePoller):
-        def _poll_patiently(self, mine: Any) -> None:
-            if clock.elapsed < 5:
-                super()._poll_patiently(mine)
+    looks = Follower.look_patiently
 
+    def hasty(self: Follower, *args: Any, **kwargs: Any) -> None:
+        if clock.elapsed < 5:
+            looks(self, *args, **kwargs)
+
+    monkeypatch.setattr(Follower, "look_patiently", hasty)
     with pytest.raises(WaitTimeout):
-        test_a_last_poll_is_made_before_wait_timeout(store, clock, Hasty(store))
+        test_a_last_poll_is_made_before_wait_timeout(store, clock, MessagePoller(store))
 
 
 def test_patience_of_nothing_looks_once(
@@ -319,14 +322,11 @@ def test_a_commit_between_the_look_and_the_wait_ends_the_wait(
 
 
 def test_broken_version_subscribing_after_the_look_loses_the_wake_up(
-    store: MemoryConversationStore, clock: FakeClock
+    store: MemoryConversationStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Late(MessagePoller):
-        def _listen(self, wakeup: object) -> Any:
-            return lambda: None
-
+    monkeypatch.setattr(Follower, "listen", lambda self, signal: lambda: None)
     add(store, "m")
-    poller = Late(store)
+    poller = MessagePoller(store)
     clock.at(1, store.update_message, "m", status="complete")
     assert poller.wait("m", timeout=100).is_terminal
     assert clock.elapsed == 100, "only the last poll saw it"

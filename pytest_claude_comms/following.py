@@ -1,0 +1,239 @@
+"""Reads a store's changes into trackers: who changed, whom to tell, which deadline is next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .clock import SECOND, Signal
+from .dispatch import Callbacks, Dispatcher
+from .errors import StoreError
+from .tracking import Event, StatusTracker
+
+if TYPE_CHECKING:
+    from .stores.base import ConversationStore
+
+_PAGE = 1_000
+"""Changes read at a time: who starts far behind does not load all there ever was."""
+_TOLERANCE_US = 60 * SECOND
+"""For how long to go on with a store that answers with nothing but trouble."""
+
+
+class Follower:
+    """What a poller knows, and how it looks: the cursor, the trackers, the callbacks to queue and
+    the store's next deadline. One read of the store a poll, however many messages are tracked.
+
+    ``since`` is as for :class:`MessagePoller`. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self, store: ConversationStore, *, interval_us: int, since: int | None = None
+    ) -> None:
+        self.store = store
+        self.clock = store.clock
+        self.interval_us = interval_us
+        self.dispatcher = Dispatcher(self.clock)
+        self.polls = 0
+        """How often it has looked."""
+        self.endings = 0
+        """At least how many tracked messages have ended."""
+        self.fatal: Exception | None = None
+        """What ended the thread that polled; every waiter gets it."""
+        self.fatal_seen = False
+        if since is not None:
+            store.changes(since, limit=1)  # HistoryGone now, rather than silence later
+        self._told = 0 if since is None else since
+        self._read = store.cursor() if since is None else since
+        self._lock = self.clock.lock()
+        self._trackers: dict[str, StatusTracker] = {}
+        self._callbacks: dict[str, list[Callbacks]] = {}
+        self._fresh: dict[str, int] = {}
+        """By message, from which of its changes on ``look`` has not returned them."""
+        self._undelivered: dict[str, None] = {}
+        """The messages with changes that some callback may not be queued for."""
+        self._news = False
+        self._deadline_us: int | None = None
+        self._deadline_known = False
+        self._signals: dict[Signal, None] = {}
+        """In order, as a set is not: on a fake clock it decides who runs first."""
+        self._trouble_since_us: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._trackers)
+
+    # -- tracking
+
+    def track(self, message_id: str, callbacks: Callbacks | None = None) -> StatusTracker:
+        """The tracker of a message, which also need not exist yet, with its history so far."""
+        with self._lock:
+            tracker = self._trackers.get(message_id)
+            if tracker is None:
+                tracker = StatusTracker(message_id)
+                # All that comes after this read is also after what the next poll starts from.
+                for change in self.store.changes(0, message=message_id):
+                    tracker.apply(change)
+                self._trackers[message_id] = tracker
+            if callbacks:
+                callbacks.told = sum(c.revision <= self._told for c in tracker.history)
+                self._callbacks.setdefault(message_id, []).append(callbacks)
+                self._deliver(tracker)
+        return tracker
+
+    @property
+    def cursor(self) -> int:
+        """Up to this revision all is done: read, and every callback has returned.
+
+        To go on after a restart, keep it and pass it as ``since``. While the history of a newly
+        tracked message is being told it goes back to before what has not been told yet.
+        """
+        # In this order: what was read by now has been queued by now.
+        read = self._read
+        oldest = self.dispatcher.oldest()
+        return read if oldest is None else min(read, oldest - 1)
+
+    # -- looking
+
+    def look(self) -> list[Event]:
+        """Look once, deadlines of this very instant included; returns the new events of all
+        trackers, in the order of their revisions. Raises StoreError; nothing is lost then."""
+        with self._lock:
+            self._poll(instant_over=True)
+            fresh = [(self._trackers[message_id], at) for message_id, at in self._fresh.items()]
+            events = [event for tracker, at in fresh for event in tracker.events(at)]
+            self._fresh.clear()
+        return sorted(events, key=lambda event: event.revision)
+
+    def look_patiently(self, mine: Signal | None = None, *, instant_over: bool = True) -> None:
+        """Look, and survive a store that is busy or unreadable for a while.
+
+        ``mine`` is the signal that need not be set, being the caller's. A write at the very
+        instant of a deadline still counts, so who was woken in the midst of an instant says that
+        it is not over (``instant_over=False``), and comes again when it is: see ``span_us``.
+        """
+        try:
+            with self._lock:
+                self.raise_fatal()
+                self._poll(mine, instant_over=instant_over)
+                self._fresh.clear()  # trackers and callbacks have them
+            self._trouble_since_us = None
+        except StoreError as error:
+            self.survive(error)
+
+    def _poll(self, mine: Signal | None = None, *, instant_over: bool) -> None:
+        self.polls += 1
+        self._news = False
+        self.dispatcher.nudge()
+        for message_id in list(self._undelivered):
+            self._deliver(self._trackers[message_id])
+        try:
+            self._read_changes()
+            # A deadline that comes while we settle is for the next poll: one round is enough.
+            if self._settle_deadlines(instant_over=instant_over):
+                self._read_changes()
+                self._learn_deadline()  # to know how long to wait, also where nobody notifies
+        finally:
+            if self._news:
+                for signal in list(self._signals):
+                    if signal is not mine:
+                        signal.set()
+
+    def _read_changes(self) -> None:
+        while True:
+            changes = self.store.changes(self._read, limit=_PAGE)
+            for change in changes:
+                tracker = self._trackers.get(change.message_id)
+                if tracker is not None and change.revision > tracker.revision:
+                    self._news = True
+                    self.endings += change.status.is_terminal
+                    # Noted before it is folded: an interrupt in between loses nothing.
+                    self._fresh.setdefault(change.message_id, tracker.changes)
+                    self._undelivered[change.message_id] = None
+                    tracker.apply(change)
+                    self._deliver(tracker)
+            self._deadline_known = self._deadline_known and not changes
+            self._read = changes.cursor
+            if len(changes) < _PAGE:
+                return
+
+    def _learn_deadline(self) -> None:
+        if not self._deadline_known:
+            self._deadline_us = self.store.next_deadline_us()
+            self._deadline_known = True
+
+    def _settle_deadlines(self, *, instant_over: bool) -> bool:
+        self._learn_deadline()
+        now_us = self.clock.now_us()
+        if self._deadline_us is None or self._deadline_us > now_us - (not instant_over):
+            return False
+        self._deadline_known = False
+        self.store.expire()
+        return True
+
+    def _deliver(self, tracker: StatusTracker) -> None:
+        """Queue for each callback what it was not told yet."""
+        for callbacks in self._callbacks.get(tracker.message_id, ()):
+            for event in tracker.events(callbacks.told):
+                chosen = callbacks.of(event)
+                if chosen:
+                    self.dispatcher.queue(event, chosen)
+                callbacks.told += 1
+        self._undelivered.pop(tracker.message_id, None)
+
+    # -- waiting
+
+    def span_us(self, end_us: int | None = None) -> int | None:
+        """How long to wait if nothing is signalled: until the next deadline, the end of patience
+        (monotonic), or the next look at a store in trouble. None: for ever."""
+        spans = []
+        if end_us is not None:
+            spans.append(end_us - self.clock.monotonic_us())
+        if self._trouble_since_us is not None:
+            # What ends a store's trouble is not signalled: then even a fake clock has to look.
+            spans.append(self.interval_us)
+        if self._deadline_us is not None and self._deadline_known:
+            spans.append(self._deadline_us - self.clock.now_us())
+        return max(0, min(spans)) if spans else None
+
+    def listen(self, signal: Signal) -> Callable[[], None]:
+        """Set ``signal`` at every commit of this process and whenever something new was read, until
+        the returned function is called."""
+        unsubscribe = self.store.subscribe(signal.set)
+        self._signals[signal] = None
+
+        def forget() -> None:
+            unsubscribe()
+            del self._signals[signal]
+
+        return forget
+
+    @property
+    def notified(self) -> bool:
+        """Whether the store tells of every commit of this process."""
+        return getattr(self.store, "notifies", True)
+
+    # -- trouble
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the last look failed."""
+        return self._trouble_since_us is not None
+
+    def survive(self, error: StoreError) -> None:
+        """Note an error of the store, or raise it if it does not pass or has lasted a minute."""
+        now_us = self.clock.monotonic_us()
+        if self._trouble_since_us is None:
+            self._trouble_since_us = now_us
+        if not error.transient or now_us - self._trouble_since_us > _TOLERANCE_US:
+            raise error
+
+    def die(self, error: Exception) -> None:
+        """The thread that polled has ended: every waiter gets the error, now or when it looks."""
+        self.fatal = error
+        for signal in list(self._signals):
+            signal.set()
+
+    def raise_fatal(self) -> None:
+        """Raise what ended the thread that polled, if anything did."""
+        if self.fatal is not None:
+            self.fatal_seen = True
+            raise self.fatal
