@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from ..clock import SECOND, Clock, seconds_to_us
 from ..errors import ClaudeNotFound, ClockDeadlock
+from .actors import Real
 from .claude_calls import VERSION, Arguments, Call, UsageError
 from .claude_lines import ApiError, Line, Lines, Message, Tokens, Turn, encode
 from .claude_link import HowCalled, Link, Progress
@@ -31,7 +32,6 @@ from .claude_script import (
 )
 from .claude_time import Rest, call_at_the_end, handled_by_runner, has_runner, leave
 from .fake_clock import FakeClock
-from .scheduler import Real
 
 if TYPE_CHECKING:
     from ..claude.transcript import TranscriptEntry

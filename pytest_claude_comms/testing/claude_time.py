@@ -31,8 +31,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from .actors import Real
 from .fake_clock import FakeClock
-from .scheduler import Real
 
 _LOOKS: Final = 100
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from ..clock import SECOND, Why
 from ..loop_wakeup import LoopWakeup
-from .scheduler import ORDINARY, POLLS, Actor, Real, Scheduler
+from .actors import ORDINARY, POLLS, Actor, Real
+from .scheduler import Scheduler
 
 _SELECTORS = (
     "SelectSelector",

@@ -24,8 +24,9 @@ from ..clock import (
     seconds_to_us,
     to_us,
 )
+from .actors import ORDINARY, POLLS, SETTLED, Actor, Killed, Real
 from .freeze import Freeze
-from .scheduler import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, Scheduler
+from .scheduler import Scheduler
 from .watchdog import Watchdog
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -231,7 +232,7 @@ class FakeClock(Clock):
 
     def waiting(self) -> list[str]:
         """Which actors beside the test wait for what, a line each, for a person."""
-        return self._scheduler.lines()[1:]
+        return self._scheduler.lines()
 
     @contextmanager
     def watched(self, watched: bool) -> Iterator[None]:

@@ -4,85 +4,21 @@ Actors take turns. Exactly one of them has the turn; it keeps it until it parks,
 do here. When nobody is ready, time jumps to the earliest timer. So a run depends on nothing but
 the order in which actors parked and timers were set, however many threads there are.
 
-At one instant come first the actors that may write (``ORDINARY``), then those that look at a
-store (``POLLS``), and last the test inside ``advance``, which finds all settled (``SETTLED``).
-What works outside may write too: while it does, the timers of the latter two are not due, and only
-who was woken has a turn.
+What works outside may write too: while it does, the timers of those who look at a store (``POLLS``,
+``SETTLED``) are not due, and of them only who was woken has a turn.
 """
 
 from __future__ import annotations
 
-import heapq
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 
 from ..clock import SECOND, Why
 from ..errors import ClockDeadlock
-from .stacks import stack_of
-
-ORDINARY, POLLS, SETTLED = range(3)
-
-
-_STUCK = (
-    "  hint     an actor may wait only on the clock: Event.wait, queue.get and",
-    "           Thread.join are real waits, and a loop on monotonic() must sleep;",
-    "           work of another process is declared with clock.outside(…)",
-)
-_STUCK_OUTSIDE = (
-    "  hint     no time passes while work goes on outside, so no timeout on this clock ends",
-    "           it: let it end, or wait for less of it inside clock.outside(…); work that is",
-    "           slow, not stuck, needs a longer watchdog",
-)
-
-
-class Real:
-    """Real time, out of the reach of freezegun, which looks through module globals."""
-
-    monotonic = time.monotonic
-    sleep = time.sleep
-
-
-class Killed(BaseException):
-    """Unwinds an actor whose clock is closed. Not an Exception: user code must not catch it."""
-
-
-class Actor:
-    """Somebody who takes turns: the test, or a function on a thread of its own."""
-
-    def __init__(self, name: str, run: Callable[[], object] | None = None) -> None:
-        self.name = name
-        self.run = run
-        self.thread: threading.Thread | None = None
-        self.gate = threading.Lock()
-        """Released to give the turn."""
-        self.gate.acquire()
-        self.order = ORDINARY
-        self.why: Why = ""
-        self.since_us = 0
-        self.parked = False
-        self.done = False
-        self.woken = False
-        self.beats = False
-        self.beaten = False
-        """Whether it has its next turn only to look again."""
-        self.timers: list[Timer] = []
-        self.error: BaseException | None = None
-        self.joiners: list[Actor] = []
-
-
-class Timer:
-    """Something that is due at an instant. A weak one keeps nothing alive."""
-
-    __slots__ = ("actor", "at_us", "cancelled", "weak")
-
-    def __init__(self, at_us: int, actor: Actor, *, weak: bool = False) -> None:
-        self.at_us = at_us
-        self.actor = actor
-        self.weak = weak
-        self.cancelled = False
+from .actors import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, run_deep
+from .clock_pages import deadlock_page, stuck_page
+from .timers import Timers
 
 
 class Scheduler:
@@ -110,10 +46,7 @@ class Scheduler:
         self._by_ident: dict[int, Actor] = {threading.get_ident(): self.test}
         self._holder: Actor | None = self.test
         self._ready: tuple[deque[Actor], deque[Actor], deque[Actor]] = (deque(), deque(), deque())
-        self._timers: list[tuple[int, int, int, Timer]] = []
-        self._strong = 0
-        self._cancelled = 0
-        self._number = count()
+        self._timers = Timers()
         self._idle_since: int | None = None
         """The turn at which ``run_until_idle`` began, while the test is in it."""
         self._outside: dict[object, str] = {}
@@ -145,7 +78,7 @@ class Scheduler:
     def awaited(self) -> bool:
         """Whether anybody beside the test has something left to do, now or when it is due."""
         with self._mutex:
-            return bool(self._actors) or self._strong > 0
+            return bool(self._actors) or self._timers.strong > 0
 
     # -- actors
 
@@ -167,16 +100,14 @@ class Scheduler:
                 self._enrol(actor)
             else:
                 actor.parked = True
-                actor.timers.append(self._set_timer(Timer(at_us, actor, weak=weak)))
+                self._timers.set(at_us, actor, weak=weak)
             self._kick()
         return actor
 
     def cancel(self, actor: Actor) -> None:
         """Take back a function that was planned and has not begun."""
         with self._mutex:
-            for timer in actor.timers:
-                self._cancel(timer)
-            actor.timers.clear()
+            self._timers.cancel_all(actor)
 
     @property
     def others_are_ready(self) -> bool:
@@ -199,7 +130,7 @@ class Scheduler:
             actor.gate.release()
             return
         actor.thread = threading.Thread(
-            target=_run_deep, args=(5, self._body, actor), name=actor.name, daemon=True
+            target=run_deep, args=(5, self._body, actor), name=actor.name, daemon=True
         )
         actor.thread.start()
 
@@ -256,9 +187,9 @@ class Scheduler:
             actor.why, actor.since_us, actor.order = why, self.now_us, order
             actor.woken, actor.parked, actor.beats = False, True, beats
             if at_us is not None:
-                actor.timers.append(self._set_timer(Timer(max(at_us, self.now_us), actor)))
+                self._timers.set(max(at_us, self.now_us), actor)
             if beat_us is not None:
-                actor.timers.append(self._set_timer(Timer(beat_us, actor, weak=True)))
+                self._timers.set(beat_us, actor, weak=True)
             self._pass_on()
         self._await_turn(actor)
         return actor.woken
@@ -317,9 +248,7 @@ class Scheduler:
             self._unpark(actor)
 
     def _unpark(self, actor: Actor) -> None:
-        for timer in actor.timers:
-            self._cancel(timer)
-        actor.timers.clear()
+        self._timers.cancel_all(actor)
         self._enrol(actor)
 
     def _await_turn(self, actor: Actor) -> None:
@@ -406,6 +335,20 @@ class Scheduler:
         self._holder = self.test
         self.test.parked = False
 
+    # -- for a person
+
+    def lines(self) -> list[str]:
+        """Each actor but the test, and what it waits for."""
+        return [actor.line() for actor in self._actors]
+
+    def stuck_page(self) -> str:
+        """Somebody has the turn and does not give it back."""
+        outside = list(self._outside.values())
+        return stuck_page(self._holder, outside, self.watchdog, self._everybody())
+
+    def _everybody(self) -> list[Actor]:
+        return [self.test, *self._actors]
+
     # -- passing the turn on
 
     def _pass_on(self) -> None:
@@ -431,7 +374,7 @@ class Scheduler:
                 return actor
             if self._outside:
                 return None
-            if self._strong == 0:
+            if self._timers.strong == 0:
                 return self._nothing_due()
             if self._idle_since is not None and self._turns - self._idle_since > self._MOST_TURNS:
                 busy = ", ".join(actor.name for actor in self._actors) or "actions"
@@ -439,10 +382,10 @@ class Scheduler:
                     f"not idle after {self._MOST_TURNS:,} turns: {busy}"
                 )
                 return self._resume_test()
-            if self._timers[0][0] > self._last_us:
+            if self._timers.earliest_us > self._last_us:
                 self.test.error = ClockDeadlock("time would pass the end of the year 9999")
                 return self._resume_test()
-            self.now_us = self._timers[0][0]
+            self.now_us = self._timers.earliest_us
             self._moved(self.now_us)
 
     def _next_now(self) -> Actor | None:
@@ -452,47 +395,16 @@ class Scheduler:
                 return self._ready[order].popleft()
             if self._outside and order != ORDINARY:
                 continue
-            timer = self._due(order)
-            if timer is not None:
-                actor = timer.actor
+            actor = self._timers.pop_due(self.now_us, order)
+            if actor is not None:
                 self._unpark(actor)
                 self._ready[actor.order].remove(actor)
                 return actor
         return None
 
-    def _due(self, order: int) -> Timer | None:
-        self._drop_cancelled()
-        if self._timers and self._timers[0][0] <= self.now_us and self._timers[0][1] <= order:
-            timer = heapq.heappop(self._timers)[3]
-            timer.cancelled = True
-            self._strong -= not timer.weak
-            return timer
-        return None
-
-    def _set_timer(self, timer: Timer) -> Timer:
-        key = (timer.at_us, timer.actor.order, next(self._number), timer)
-        heapq.heappush(self._timers, key)
-        self._strong += not timer.weak
-        return timer
-
-    def _cancel(self, timer: Timer) -> None:
-        if not timer.cancelled:
-            timer.cancelled = True
-            self._strong -= not timer.weak
-            self._cancelled += 1
-            if self._cancelled > 1000 and self._cancelled > len(self._timers) // 2:
-                self._timers = [entry for entry in self._timers if not entry[3].cancelled]
-                heapq.heapify(self._timers)
-                self._cancelled = 0
-
-    def _drop_cancelled(self) -> None:
-        while self._timers and self._timers[0][3].cancelled:
-            heapq.heappop(self._timers)
-            self._cancelled -= 1
-
     def _nothing_due(self) -> Actor:
         if self._idle_since is None:
-            self.test.error = ClockDeadlock(self.deadlock_page())
+            self.test.error = ClockDeadlock(deadlock_page(self.now_us, self._everybody()))
         return self._resume_test()
 
     def _resume_test(self) -> Actor:
@@ -544,56 +456,3 @@ class Scheduler:
                 actor.gate.release()
             actor.thread.join(max(0.0, until - Real.monotonic()))
         return [actor for actor in living if actor.thread is not None and actor.thread.is_alive()]
-
-    # -- pages for a person
-
-    def deadlock_page(self) -> str:
-        """All are parked and nothing is due."""
-        return "\n".join(
-            [
-                f"at +{self.now_us / SECOND:g} s on the fake clock all wait and nothing is due:",
-                *self.lines(),
-                "  hint     give the wait a timeout=, the message a timeout=, or plan its end with",
-                "           clock.at(…); a thread of your own and a process are outside the clock:",
-                "           start the thread with clock.spawn(…), or wait inside clock.outside(…)",
-            ]
-        )
-
-    def lines(self) -> list[str]:
-        """Each actor, and what it waits for."""
-        return [self._line(actor) for actor in (self.test, *self._actors)]
-
-    def stuck_page(self) -> str:
-        """Somebody has the turn and does not give it back."""
-        outside = ", ".join(self._outside.values()) or "nobody"
-        holder = self._holder.name if self._holder else outside
-        hint = _STUCK_OUTSIDE if self._outside and self._holder is None else _STUCK
-        return "\n".join(
-            [
-                f"{holder} has not come back to the fake clock for {self.watchdog:g} real seconds:",
-                *(
-                    self._line(actor) + "\n" + stack_of(actor.thread)
-                    for actor in (self.test, *self._actors)
-                ),
-                *hint,
-            ]
-        )
-
-    def _lines_with_stacks(self) -> Iterator[str]:
-        for actor in (self.test, *self._actors):
-            yield self._line(actor)
-            yield stack_of(actor.thread)
-
-    def _line(self, actor: Actor) -> str:
-        if actor.parked:
-            why = actor.why if isinstance(actor.why, str) else actor.why()
-            return f"  {actor.name} waits for {why} since +{actor.since_us / SECOND:g} s"
-        return f"  {actor.name} {'runs' if actor.thread is not None else 'has not begun'}"
-
-
-def _run_deep(depth: int, body: Callable[[Actor], None], actor: Actor) -> None:
-    # freezegun gives real time to whom it finds within five frames of the threading module.
-    if depth:
-        _run_deep(depth - 1, body, actor)
-    else:
-        body(actor)

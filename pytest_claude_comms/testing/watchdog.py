@@ -13,7 +13,8 @@ from types import FrameType
 from typing import Any
 
 from ..errors import ClockDeadlock
-from .scheduler import Real, Scheduler
+from .actors import Real
+from .scheduler import Scheduler
 
 _SIGNAL = getattr(signal, "SIGURG", None)
 

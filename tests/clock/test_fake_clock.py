@@ -16,8 +16,9 @@ import pytest
 from pytest_claude_comms.clock import Clock
 from pytest_claude_comms.errors import ClockDeadlock
 from pytest_claude_comms.stores.memory import MemoryConversationStore
+from pytest_claude_comms.testing.actors import ORDINARY, Real
 from pytest_claude_comms.testing.fake_clock import FakeClock
-from pytest_claude_comms.testing.scheduler import ORDINARY, Real, Scheduler
+from pytest_claude_comms.testing.scheduler import Scheduler
 
 
 @pytest.fixture

@@ -224,7 +224,7 @@ def test_broken_version_a_shallow_actor_sees_real_time(
     """The frames under an actor are not there for nothing."""
     from pytest_claude_comms.testing import scheduler
 
-    monkeypatch.setattr(scheduler, "_run_deep", lambda depth, body, actor: body(actor))
+    monkeypatch.setattr(scheduler, "run_deep", lambda depth, body, actor: body(actor))
     seen: list[float] = []
     clock.spawn(lambda: seen.append(time.time())).join()
     assert seen[0] != START.timestamp()

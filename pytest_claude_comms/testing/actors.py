@@ -1,0 +1,68 @@
+"""Who takes turns on a fake clock, and in which order at one instant."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..clock import SECOND, Why
+
+if TYPE_CHECKING:
+    from .timers import Timer
+
+ORDINARY, POLLS, SETTLED = range(3)
+"""At one instant come first the actors that may write, then those that look at a store, and last
+the test inside ``advance``, which finds all settled."""
+
+
+class Real:
+    """Real time, out of the reach of freezegun, which looks through module globals."""
+
+    monotonic = time.monotonic
+    sleep = time.sleep
+
+
+class Killed(BaseException):
+    """Unwinds an actor whose clock is closed. Not an Exception: user code must not catch it."""
+
+
+class Actor:
+    """Somebody who takes turns: the test, or a function on a thread of its own."""
+
+    def __init__(self, name: str, run: Callable[[], object] | None = None) -> None:
+        self.name = name
+        self.run = run
+        self.thread: threading.Thread | None = None
+        self.gate = threading.Lock()
+        """Released to give the turn."""
+        self.gate.acquire()
+        self.order = ORDINARY
+        self.why: Why = ""
+        self.since_us = 0
+        self.parked = False
+        self.done = False
+        self.woken = False
+        self.beats = False
+        self.beaten = False
+        """Whether it has its next turn only to look again."""
+        self.timers: list[Timer] = []
+        self.error: BaseException | None = None
+        self.joiners: list[Actor] = []
+
+    def line(self) -> str:
+        """What it does or waits for, for a person."""
+        if self.parked:
+            why = self.why if isinstance(self.why, str) else self.why()
+            return f"  {self.name} waits for {why} since +{self.since_us / SECOND:g} s"
+        return f"  {self.name} {'runs' if self.thread is not None else 'has not begun'}"
+
+
+def run_deep(depth: int, body: Callable[[Actor], None], actor: Actor) -> None:
+    """Call ``body`` under ``depth`` frames: freezegun gives real time to whom it finds within
+    five frames of the threading module."""
+    if depth:
+        run_deep(depth - 1, body, actor)
+    else:
+        body(actor)

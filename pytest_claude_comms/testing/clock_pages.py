@@ -1,0 +1,47 @@
+"""What a person reads when a fake clock cannot go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..clock import SECOND
+from .actors import Actor
+from .stacks import stack_of
+
+_HINT = (
+    "  hint     an actor may wait only on the clock: Event.wait, queue.get and",
+    "           Thread.join are real waits, and a loop on monotonic() must sleep;",
+    "           work of another process is declared with clock.outside(…)",
+)
+_OUTSIDE_HINT = (
+    "  hint     no time passes while work goes on outside, so no timeout on this clock ends",
+    "           it: let it end, or wait for less of it inside clock.outside(…); work that is",
+    "           slow, not stuck, needs a longer watchdog",
+)
+
+
+def deadlock_page(now_us: int, actors: Iterable[Actor]) -> str:
+    """All are parked and nothing is due."""
+    return "\n".join(
+        [
+            f"at +{now_us / SECOND:g} s on the fake clock all wait and nothing is due:",
+            *(actor.line() for actor in actors),
+            "  hint     give the wait a timeout=, the message a timeout=, or plan its end with",
+            "           clock.at(…); a thread of your own and a process are outside the clock:",
+            "           start the thread with clock.spawn(…), or wait inside clock.outside(…)",
+        ]
+    )
+
+
+def stuck_page(
+    holder: Actor | None, outside: Sequence[str], watchdog: float, actors: Iterable[Actor]
+) -> str:
+    """Somebody has the turn, or works outside, and does not come back."""
+    who = holder.name if holder is not None else ", ".join(outside) or "nobody"
+    return "\n".join(
+        [
+            f"{who} has not come back to the fake clock for {watchdog:g} real seconds:",
+            *(actor.line() + "\n" + stack_of(actor.thread) for actor in actors),
+            *(_OUTSIDE_HINT if outside and holder is None else _HINT),
+        ]
+    )
