@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from . import resources
-from .claude.lines import parse_object
 from .claude.outcome import Intent, StreamOutcome
 from .claude.process import ClaudeProcess
 from .claude.stream import StreamReader
@@ -32,7 +31,6 @@ _BEAT_US = SECOND // 20
 _LEAST_LINGER_US = SECOND
 """For how long a run that has given its result may always take to exit, as the CLI does in a tenth
 of it: a caller who gives no grace wants no run ended that is about to end."""
-_BACKGROUND = "background_tasks_changed"
 
 
 class Answering:
@@ -58,7 +56,7 @@ class Answering:
         self._clock = store.clock
         self._wakeup = self._clock.wakeup(polls=True)
         self._process = make_process(self._wakeup.set)
-        self._reader = _Reader()
+        self._reader = StreamReader()
         self._follower = Follower(store, interval_us=_BEAT_US)
         self._tracker = self._follower.track(message_id)
         self._stall_us = stall_us
@@ -312,24 +310,3 @@ class Answering:
                 trouble.wait(
                     SECOND, why=f"a store in trouble: {error}", beat_us=_BEAT_US, notified=False
                 )
-
-
-class _Reader(StreamReader):
-    """Also knows whether anything more is to come."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._tasks: object = None
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the last turn has given its result, and no background task may begin another
-        (observed on CLI 2.1.330: silent until the task has ended, then a second result)."""
-        return bool(self._seen.results) and not self._seen.turn_under_way and not self._tasks
-
-    def _line(self, line: str | None) -> list[StreamUpdate]:
-        if line is not None and _BACKGROUND in line:  # else it would be parsed twice
-            parsed = parse_object(line)
-            if parsed is not None and parsed.get("subtype") == _BACKGROUND:
-                self._tasks = parsed.get("tasks")
-        return super()._line(line)

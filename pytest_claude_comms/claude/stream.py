@@ -98,6 +98,8 @@ class StreamReader:
         self._framer = LineFramer(max_line_bytes)
         self._seen = Evidence()
         self._text = LiveText()
+        self._background = False
+        """Whether a background task runs, which may begin another turn."""
         self._ended = False
         self._outcome: StreamOutcome | None = None
 
@@ -191,6 +193,12 @@ class StreamReader:
             )
         return self._outcome
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last turn has given its result, and no background task may begin another
+        (observed on CLI 2.1.330: silent until the task has ended, then a second result)."""
+        return bool(self._seen.results) and not self._seen.turn_under_way and not self._background
+
     def _check_open(self, method: str) -> None:
         if self._ended:
             raise RuntimeError(f"{method}() after the end: a StreamReader reads one run")
@@ -260,6 +268,8 @@ class StreamReader:
             return self._model(text_of(line.get("model")))
         if subtype == "model_fallback":
             return self._model(text_of(line.get("fallback_model")))
+        if subtype == "background_tasks_changed":
+            self._background = bool(line.get("tasks"))
         if subtype == "api_retry":
             retry = ApiRetry(
                 attempt=int_of(line.get("attempt")),

@@ -1037,3 +1037,31 @@ def json_type(line: str) -> object:
 @given(st.binary(max_size=300))
 def test_no_bytes_are_ever_an_error(data: bytes) -> None:
     assert read_stream([data]).status is FAILED
+
+
+# -- whether more is to come
+
+
+def test_a_run_is_done_when_nothing_may_begin_another_turn() -> None:
+    """As recorded: a result while a background task runs is not the last."""
+    reader = StreamReader()
+    seen: list[tuple[str, bool]] = []
+    for entry in load("04l_bash_background").entries:
+        if entry.stream != "stdout":
+            continue
+        reader.feed(entry.line)
+        kind = json.loads(entry.line)
+        if kind["type"] == "result" or kind.get("subtype") == "background_tasks_changed":
+            seen.append((kind.get("subtype", ""), reader.is_done))
+    assert seen[0] == ("background_tasks_changed", False)
+    assert ("success", False) in seen
+    assert seen[-1] == ("success", True)
+
+
+def test_a_run_that_has_begun_another_turn_is_not_done() -> None:
+    reader = StreamReader()
+    assert not reader.is_done
+    reader.feed('{"type": "result", "subtype": "success", "result": "x"}')
+    assert reader.is_done
+    reader.feed('{"type": "system", "subtype": "init"}')
+    assert not reader.is_done
