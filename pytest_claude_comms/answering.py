@@ -99,6 +99,9 @@ class Answering:
         if isinstance(self._failure, ClaudeError):
             raise self._failure
 
+    is_run = True
+    """Told apart from other resources: see ``testing.leaks``."""
+
     def left_open(self) -> str | None:
         """See :mod:`pytest_claude_comms.resources`."""
         if self._started and not self._over:

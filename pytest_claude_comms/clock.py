@@ -133,7 +133,7 @@ class Clock(Protocol):
     def backoff(self, bound_us: int) -> Backoff:
         """Patience of ``bound_us`` for a resource that this process or another holds."""
 
-    def outside_works(self, key: object, what: str) -> None:
+    def outside_works(self, key: object, what: Why) -> None:
         """``what``, known by ``key``, goes on in real time from now on: a child process. On a
         fake clock no time passes meanwhile. Saying it again changes nothing."""
 
@@ -217,7 +217,7 @@ class SystemClock(Clock):
     def backoff(self, bound_us: int) -> Backoff:
         return _SystemBackoff(self, bound_us)
 
-    def outside_works(self, key: object, what: str) -> None:
+    def outside_works(self, key: object, what: Why) -> None:
         """Real time passes anyway."""
 
     def outside_rests(self, key: object) -> None:

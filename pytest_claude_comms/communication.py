@@ -11,7 +11,7 @@ from .answering import Answering
 from .claude.command import build_command, build_environment, find_cli, find_directory
 from .claude.process import ClaudeProcess
 from .clock import seconds_to_us
-from .errors import InvalidTransition
+from .errors import ClockDeadlock, InvalidTransition, WaitTimeout
 from .polling import MessagePoller
 from .stores import values
 
@@ -58,10 +58,18 @@ class Reply:
         Raises WaitTimeout after ``timeout`` seconds, and lets them go on.
         """
         __tracebackhide__ = True
-        MessagePoller(self._store).wait(self._answering.message_id, timeout)
+        try:
+            MessagePoller(self._store).wait(self._answering.message_id, timeout)
+        except WaitTimeout as error:
+            self._explain(error)
+            raise
         # What is left is the end of the process, and that is bounded.
         self._runner.join()
         return self
+
+    def _explain(self, error: WaitTimeout) -> None:
+        if not self._answering.over:
+            error.add_hint("its run goes on: give ask_module a timeout=, or end it by cancel()")
 
     def cancel(self) -> Message:
         """Make the answer ``cancelled`` and end the run; returns the answer.
@@ -80,7 +88,11 @@ class Reply:
     async def wait_async(self, timeout: float | None = None) -> Reply:
         """As ``wait``, for asyncio. Cancelling the task that awaits it leaves the run alone."""
         poller = MessagePoller(self._store)
-        await poller.wait_async(self._answering.message_id, timeout)
+        try:
+            await poller.wait_async(self._answering.message_id, timeout)
+        except WaitTimeout as error:
+            self._explain(error)
+            raise
         await self._ended_async()
         return self
 
@@ -148,6 +160,9 @@ def ask_module(
     ClaudeError if the CLI cannot be started (the answer is ``failed`` then), StoreError. A run
     that fails is no error: look at ``reply.answer.status`` and ``reply.outcome``.
     """
+    __tracebackhide__ = True
+    if not hasattr(store, "create_thread"):
+        raise TypeError(f"store must be a store, not {store!r}; open one with open_store(url)")
     questioner = values.text(questioner, "questioner")
     prompt = values.text(prompt, "prompt")
     if not prompt.strip():
@@ -227,8 +242,10 @@ def ask_module(
         if wait:
             reply.wait()
     except BaseException:
-        # Also Ctrl-C: who asked is gone, so nobody waits for the answer.
-        reply.cancel()
+        # Also Ctrl-C: who asked is gone, so nobody waits for the answer. On a fake clock that has
+        # stopped the run has ended with it, and the error that stopped it is on its way.
+        with suppress(ClockDeadlock):
+            reply.cancel()
         raise
     return reply
 
@@ -251,6 +268,7 @@ async def ask_module_async(
         try:
             await reply.wait_async()
         except BaseException:
-            await reply.cancel_async()
+            with suppress(ClockDeadlock):
+                await reply.cancel_async()
             raise
     return reply

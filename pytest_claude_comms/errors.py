@@ -182,6 +182,10 @@ class WaitTimeout(ClaudeCommsError, TimeoutError):
         self.message_ids = message_ids
         self.timeout = timeout
 
+    def add_hint(self, line: str) -> None:
+        """Let the page, whose last lines are hints, end with ``line``."""
+        self.args = (f"{self.args[0]}\n           {line}",)
+
 
 class ClockDeadlock(ClaudeCommsError):
     """On a fake clock nothing can happen any more, or an actor blocks outside the clock."""

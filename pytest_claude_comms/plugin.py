@@ -230,6 +230,7 @@ def _clear(item: pytest.Item, folder: Path) -> None:
 
 
 _LEFT = pytest.StashKey[list[str]]()
+_RUNS = pytest.StashKey[list[str]]()
 _FAILED = pytest.StashKey[bool]()
 
 
@@ -308,9 +309,14 @@ def clock(claude_comms_clock: FakeClock) -> FakeClock:
 @pytest.fixture
 def claude_comms_claude(request: pytest.FixtureRequest) -> Iterator[ScriptedClaude]:
     """See ``claude``."""
+    from .testing.claude_executable import why_not_here
+
+    if (reason := why_not_here()) is not None:
+        pytest.skip(reason)
     clock = None
     if "claude_comms_clock" in request.fixturenames or _CLOCK in request.node.stash:
         clock = request.getfixturevalue("claude_comms_clock")  # so it is closed after us
+    from .testing.leaks import runs_under_way
     from .testing.scripted_claude import ScriptedClaude
 
     # A short path: the system reads 127 bytes of the line that says who runs a script.
@@ -321,6 +327,8 @@ def claude_comms_claude(request: pytest.FixtureRequest) -> Iterator[ScriptedClau
     ):
         patch.setenv("PATH", str(claude.folder), prepend=os.pathsep)
         yield claude
+        # Now, since with its processes the runs of them end too, as if nothing had been left.
+        request.node.stash[_RUNS] = runs_under_way()
 
 
 def _recordings(request: pytest.FixtureRequest) -> Recordings:
@@ -372,7 +380,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     item.config.stash[_LEAKS].adopt()
     keys: tuple[pytest.StashKey[Any], ...] = (
-        *(_STORE, _CLOCK, _LEFT, _FAILED),
+        *(_STORE, _CLOCK, _LEFT, _RUNS, _FAILED),
         *(_RECORDINGS, _PASSED, _RECORDED),
     )
     for key in keys:  # an item that is run again starts anew
@@ -406,6 +414,8 @@ def _check_leaks(item: pytest.Item) -> None:
     leaks = item.config.stash[_LEAKS]
     leaks.raise_error()
     left = [*leaks.found(), *item.stash.get(_LEFT, [])]
+    if not item.stash.get(_FAILED, False):  # else that a run was left is no surprise
+        left += [run for run in item.stash.get(_RUNS, []) if run not in left]
     leaks.raise_error()  # of a thread that was waited for
     if left:
         pytest.fail("left behind by this test:\n  " + "\n  ".join(left), pytrace=False)

@@ -98,5 +98,5 @@ def _hint(store: ConversationStore, tracker: StatusTracker) -> str:
     except StoreError as error:
         return f"the store cannot be read: {error}"
     if deadline is None:
-        return "no deadline is set on this message; its writer may be gone"
+        return "no deadline is set on this message: if its writer is gone, nothing will end it"
     return f"its own deadline comes at {render.instant(deadline)}, after this patience ended"

@@ -6,11 +6,14 @@ wait; ``drive`` waits by blocking, ``drive_async`` by awaiting.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from .clock import AsyncWakeup, Clock, Signal, Wakeup, Why, seconds_to_us
+from .errors import WaitTimeout
 
 T = TypeVar("T")
 
@@ -54,14 +57,33 @@ Steps: TypeAlias = Callable[[Signal], Running[T]]
 def drive(running: Running[T], wakeup: Wakeup, beat_us: int, *, notified: bool) -> T:
     """Go through the steps to their end, blocking where they park; returns their result."""
     __tracebackhide__ = True
+    blocking = _runs_event_loop()
     try:
         park = next(running)
         while True:
-            woken = wakeup.wait(park.span_us, why=park.why, beat_us=beat_us, notified=notified)
+            why = partial(_holding_up, park.why) if blocking else park.why
+            woken = wakeup.wait(park.span_us, why=why, beat_us=beat_us, notified=notified)
             park = running.send(woken)
     except StopIteration as end:
         result: T = end.value
         return result
+    except WaitTimeout as error:
+        if blocking:
+            error.add_hint(f"this wait {_BLOCKED}")
+        raise
+
+
+_BLOCKED = "holds up the running event loop: await wait_async(…) or its like instead"
+
+
+def _holding_up(why: Why) -> str:
+    return f"{why if isinstance(why, str) else why()} (this {_BLOCKED})"
+
+
+def _runs_event_loop() -> bool:
+    """Whether this thread is in the midst of a coroutine. Who has no loop loads no asyncio."""
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
 
 
 async def drive_async(

@@ -382,7 +382,8 @@ def _warnings(
         warnings.append("the result text is empty")
     if denials:
         tools = ", ".join(str(denial.get("tool_name", "?")) for denial in denials)
-        warnings.append(f"permission was denied {len(denials)} times: {tools}")
+        times = "once" if len(denials) == 1 else f"{len(denials)} times"
+        warnings.append(f"permission was denied {times}: {tools}")
     if last is not None and seen.turn_under_way:
         warnings.append("a turn that began after the last result line did not end")
     if seen.too_long:

@@ -36,16 +36,25 @@ class ClaudeProcess:
 
     ::
 
+        from pytest_claude_comms import ClaudeProcess, StreamReader, SystemClock
+        from pytest_claude_comms.claude.command import build_command, build_environment
+
+        clock, reader = SystemClock(), StreamReader()
+        wakeup = clock.wakeup()
         with ClaudeProcess(prompt, cwd=module, command=build_command(),
-                           env=build_environment(os.environ), on_output=wakeup.set) as process:
+                           env=build_environment(os.environ), clock=clock,
+                           on_output=wakeup.set) as process:
             while True:
                 over = process.ended        # asked first: what came before is then taken below
                 chunks = process.take()
-                ...
+                for chunk in chunks:
+                    for update in reader.feed_bytes(chunk):
+                        print(update)
                 process.done_with(chunks)
                 if over:
                     break
                 wakeup.wait(None, why="Claude")
+        outcome = reader.finish(process.exit_code, process.stderr, process.intent)
 
     No shell is involved. The process has a session of its own and the environment ``env``, plus a
     mark by which its descendants are known. Its output is read at once into memory, by threads of
@@ -213,7 +222,7 @@ class ClaudeProcess:
         self._watcher = threading.Thread(target=self._watch, name=name, daemon=True)
         # Before the prompt: a CLI that nobody would end must have nothing to do.
         self._lifeline = Lifeline(child.pid, child.token, self._grace_us / SECOND)
-        self._clock.outside_works(child.pid, f"claude {child.pid}")
+        self._clock.outside_works(child.pid, self._works)
         _running[child.pid] = self
         resources.register(self)
         try:
@@ -253,7 +262,11 @@ class ClaudeProcess:
         self.wait()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait on the clock until it has ended; False if ``timeout`` seconds pass before."""
+        """Wait on the clock until it has ended; False if ``timeout`` seconds pass before.
+
+        Its output has to be taken meanwhile, or before: on a fake clock no time passes while some
+        of it is not handled.
+        """
         self._started()
         span = None if timeout is None else seconds_to_us(timeout, "timeout")
         wakeup = self._clock.wakeup()
@@ -300,9 +313,7 @@ class ClaudeProcess:
 
     def _signal(self, number: int) -> None:
         child = self._started()
-        child.signal(
-            number, before=lambda: self._clock.outside_works(child.pid, f"claude {child.pid}")
-        )
+        child.signal(number, before=lambda: self._clock.outside_works(child.pid, self._works))
 
     def _end_gently(self) -> None:
         self._signal(GENTLY)
@@ -335,11 +346,17 @@ class ClaudeProcess:
                     break
                 self._hurry.wait(left, why=f"others to let go of the pipes of {self!r}")
         finally:
-            self._clock.outside_works(child.pid, f"claude {child.pid}")
+            self._clock.outside_works(child.pid, self._works)
             self._finish()
 
     def _drain(self) -> bool:
         return all([self._out.drain(), self._err.drain()])
+
+    def _works(self) -> str:
+        """What goes on outside, for a person whose fake clock stands still."""
+        left = self._bytes_read - self._bytes_processed
+        untaken = f", {left:,} bytes of whose output are not handled: take(), done_with(chunks)"
+        return f"claude (pid {self.pid}{untaken if left else ''})"
 
     def _finish(self) -> None:
         """Once it has exited: kill what has to die, end the threads, close all. Only once."""

@@ -82,7 +82,8 @@ def _id_of(value: object, record: type[Message | ConversationThread], kind: str)
             keys = ", ".join(repr(key) for key in value) or "none"
             raise ValueError(f"this dict is no {kind}: it has no {name!r} (its keys: {keys})")
         return identifier(found, name)
-    hint = f"; pass its .{name}" if hasattr(value, name) else ""
+    hints = [key for key in (name, "answer") if hasattr(value, key)]
+    hint = f"; pass its .{hints[0]}" if hints else ""
     raise TypeError(
         f"a {kind} is a {record.__name__}, its id or a dict with {name!r}, not {value!r}{hint}"
     )

@@ -4,140 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, NoReturn
 
 from ..clock import seconds_to_us
 from ..render import clean
-
-if TYPE_CHECKING:
-    from .recording import Recording
-
-Abrupt: TypeAlias = Literal["hang", "crash", "exit", "linger", "truncate"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Says:
-    """A block of text; ``ends`` the turn, or is left ``unfinished`` for what comes then."""
-
-    text: str
-    after: float = 0.0
-    chunks: int = 1
-    every: float = 0.0
-    ends: bool = False
-    unfinished: bool = False
-
-    def pieces(self) -> list[str]:
-        """The text in ``chunks`` parts of nearly equal length, none empty."""
-        count = max(1, min(self.chunks, len(self.text)))
-        cuts = [len(self.text) * place // count for place in range(count + 1)]
-        return [self.text[start:end] for start, end in pairwise(cuts)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsesTool:
-    """A tool is used, and gives a result; or is not, because permission is denied."""
-
-    name: str
-    input: Mapping[str, Any]
-    result: str = ""
-    is_error: bool = False
-    asks: bool = False
-    denied: str | None = None
-    after: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """The API answers so, and is asked again. ``every`` None: at the CLI's own pace."""
-
-    status: int | None
-    times: int
-    every: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Fails:
-    """The API answers so, for good."""
-
-    status: int | None
-    message: str | None
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refuses:
-    """A safety classifier stops the answer, twice."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class NotLoggedIn:
-    """There is no API key."""
-
-
-@dataclass(frozen=True, slots=True)
-class MaxTurns:
-    """The limit of turns is reached."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ends:
-    """The process does not end as it should."""
-
-    how: Abrupt
-    after: float = 0.0
-    code: int = 0
-    stderr: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WrongUsage:
-    """It refuses its command line."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """All of it is played from a recording, or recorded."""
-
-    recording: Recording
-
-
-Step: TypeAlias = (
-    Says
-    | UsesTool
-    | Retries
-    | Fails
-    | Refuses
-    | NotLoggedIn
-    | MaxTurns
-    | Ends
-    | WrongUsage
-    | Recorded
+from .claude_steps import (
+    Ends,
+    Fails,
+    MaxTurns,
+    NotLoggedIn,
+    Recorded,
+    Refuses,
+    Retries,
+    Says,
+    Step,
+    UsesTool,
+    WrongUsage,
+    ends_turn,
 )
 
 _SIGNALS: Final = {"ABRT": 6, "KILL": 9, "SEGV": 11}
 
 
-def ends_turn(step: Step) -> bool:
-    """Whether what comes after it belongs to the next turn."""
-    if isinstance(step, Says):
-        return step.ends
-    if isinstance(step, Ends):
-        return step.how == "hang"  # an interrupt on stdin ends it, and another turn may follow
-    return isinstance(step, (Fails, Refuses, NotLoggedIn, MaxTurns))
-
-
-class Verbs:
+class Verbs(ABC):
     """What can be scripted. Each adds to a run and returns that run, so that calls chain."""
 
+    @abstractmethod
     def _run(self) -> Run:
-        raise NotImplementedError
+        """The run that the next step belongs to."""
 
     def replies(self, text: str, *, after: float = 0.0, chunks: int = 1, every: float = 0.0) -> Run:
         """Answer, and end the turn well.
@@ -203,8 +100,11 @@ class Verbs:
         """The API fails so many times, and is asked again each time; then the run goes on.
 
         ``status`` None: no HTTP answer came. It waits as the CLI does (0.5, 1, 2, 4, 8, 16, then
-        32 s, a little more each) or ``every`` so many seconds. All that the CLI does about a 429
-        is ``claude.retries(429, times=10).fails(429)``, about a 529 ``times=2``.
+        32 s, a little more each) or ``every`` so many seconds. A request is repeated as often as
+        CLAUDE_CODE_MAX_RETRIES in the process's environment allows (by default 10; ``ask_module``
+        says 3); one failure more and the turn ends as by ``fails(status)``, whatever was to
+        follow. All that the CLI does about a 429 is ``claude.retries(429, times=10).fails(429)``,
+        about a 529 (with its default model) ``times=2``.
         """
         if times < 1:
             raise ValueError(f"times must be at least 1, not {times!r}")
@@ -312,7 +212,7 @@ class Run(Verbs):
         )
 
     @property
-    def recorded(self) -> Recorded | None:
+    def recording(self) -> Recorded | None:
         """Its recording, if it has one."""
         first = self.steps[0] if self.steps else None
         return first if isinstance(first, Recorded) else None
@@ -328,6 +228,14 @@ class Run(Verbs):
             self.told.append(told)
         return self
 
+    def recorded(self, name: str | None = None) -> NoReturn:
+        """Refused: a recording is all of a run, so nothing comes before it."""
+        way_out = f"claude{self.accepts}.recorded({'' if name is None else repr(name)})"
+        raise ValueError(
+            f"{self} is a run already, and a recording is all of one: "
+            f"write {way_out} as a statement of its own"
+        )
+
     def _ignore_term(self) -> Run:
         self.ignoring_term = True
         self.told.append(_told("ignores_term"))
@@ -341,6 +249,31 @@ class Run(Verbs):
             if ends_turn(step):
                 turns.append([])
         return [turn for turn in turns if turn]
+
+    def next_turn(self) -> tuple[list[Step], bool]:
+        """The steps of the next turn, none if there is none; and whether its last line is cut.
+
+        It counts as played from here on, and what cuts it with it.
+        """
+        left = self.turns()[self.turns_played :]
+        if not left:
+            return [], False
+        self.turns_played += 1
+        after = left[1][0] if len(left) > 1 else None
+        # What hangs comes to its result by an interrupt only, and that one is whole.
+        cut = (
+            isinstance(after, Ends)
+            and after.how == "truncate"
+            and not isinstance(left[0][-1], Ends)
+        )
+        self.turns_played += cut
+        return left[0], cut
+
+    def next_end(self) -> Ends | None:
+        """How the process ends after the turn that was just played, without being asked."""
+        left = self.turns()[self.turns_played :]
+        first = left[0][0] if left else None
+        return first if isinstance(first, Ends) else None
 
     def __str__(self) -> str:
         return f"claude{self.accepts}{''.join(self.told)}"

@@ -4,13 +4,13 @@ On a fake clock a process has to be *declared* by ``outside_works``: while one w
 still. It rests while nothing but fake time (or a signal) can bring it on. Who may say so, and when?
 These are the races, and what shuts them out:
 
-- *Somebody signals the process while it is about to rest.* ``ClaudeProcess`` declares it before
-  it signals it, and a rest said a moment later would undo that: time could jump over the grace
-  period, and SIGKILL come before the process has answered SIGTERM. So a rest is an actor of the
-  clock (:class:`Rest`): it has the turn while it decides, so no other actor can be in the middle
-  of signalling. With the turn it asks the stand-in whether anything has come; the stand-in
-  reports signals and input that were there before the question before it answers. Only then it
-  rests.
+- *Somebody signals the process while it is about to rest.* ``ClaudeProcess`` (and ``Call.kill``)
+  declares it before it signals it, and a rest said a moment later would undo that: time could
+  jump over the grace period, and SIGKILL come before the process has answered SIGTERM. So a rest
+  is an actor of the clock (:class:`Rest`): it has the turn while it decides, so no other actor
+  can be in the middle of signalling. With the turn it asks the stand-in whether anything has
+  come; the stand-in reports signals and input that were there before the question before it
+  answers. Only then it rests.
 - *The process is started, and rests before its runner has declared it.* The same: the runner
   starts and declares it in one turn.
 - *What was written is still on its way to the reader.* It rests only when the reader has handled
@@ -131,7 +131,7 @@ def leave(clock: FakeClock, pid: int, *, had_runner: bool) -> None:
     # A runner's own last word comes within microseconds, once it has told all who wait for the
     # process; ours must not come before it, and is not needed after it.
     for _ in range(_LOOKS if had_runner else 0):
-        if pid not in clock._scheduler._outside:
+        if not clock.is_outside(pid):
             return
         Real.sleep(0.001)
     clock.outside_rests(pid)

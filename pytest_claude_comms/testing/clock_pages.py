@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..clock import SECOND
 from .actors import Actor
-from .stacks import stack_of
+from .stacks import stack_of, waits_on_system_clock
 
 _HINT = (
     "  hint     an actor may wait only on the clock: Event.wait, queue.get and",
@@ -16,7 +16,13 @@ _HINT = (
 _OUTSIDE_HINT = (
     "  hint     no time passes while work goes on outside, so no timeout on this clock ends",
     "           it: let it end, or wait for less of it inside clock.outside(…); work that is",
-    "           slow, not stuck, needs a longer watchdog",
+    "           slow, not stuck, needs a longer watchdog; in asyncio await the …_async()",
+    "           functions rather than a thread that blocks",
+)
+_SYSTEM_HINT = (
+    "  hint     somebody waits on the system clock, on which no fake time passes: give what",
+    "           the test opens its clock: open_store(url, clock=clock),",
+    "           ClaudeProcess(…, clock=clock)",
 )
 
 
@@ -37,11 +43,16 @@ def stuck_page(
     holder: Actor | None, outside: Sequence[str], watchdog: float, actors: Iterable[Actor]
 ) -> str:
     """Somebody has the turn, or works outside, and does not come back."""
+    actors = list(actors)
+    if any(waits_on_system_clock(actor.thread) for actor in actors):
+        hint: tuple[str, ...] = _SYSTEM_HINT
+    else:
+        hint = _OUTSIDE_HINT if outside and holder is None else _HINT
     who = holder.name if holder is not None else ", ".join(outside) or "nobody"
     return "\n".join(
         [
             f"{who} has not come back to the fake clock for {watchdog:g} real seconds:",
             *(actor.line() + "\n" + stack_of(actor.thread) for actor in actors),
-            *(_OUTSIDE_HINT if outside and holder is None else _HINT),
+            *hint,
         ]
     )

@@ -15,6 +15,7 @@ import asyncio
 import selectors
 from asyncio import base_events, events
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..clock import SECOND, Why
@@ -129,7 +130,7 @@ class FakeLoops:
             future = real(loop, executor, f, *args)
             if self._scheduler.me() is not None:
                 key = object()
-                self._scheduler.outside_works(key, f"{f!r} in an executor")
+                self._scheduler.outside_works(key, f"{_name(f)} in an executor")
                 future.add_done_callback(lambda _: self._scheduler.outside_rests(key))
             return future
 
@@ -145,6 +146,14 @@ class FakeLoops:
                 self._scheduler.outside_rests(key)
 
         return shutdown_default_executor
+
+
+def _name(f: Any) -> str:
+    # asyncio.to_thread hands over partial(context.run, f, …).
+    while isinstance(f, partial):
+        is_context = getattr(f.func, "__name__", "") == "run" and f.args
+        f = f.args[0] if is_context else f.func
+    return str(getattr(f, "__qualname__", None) or repr(f))
 
 
 def _tasks(loop: Any) -> str:

@@ -142,7 +142,7 @@ class FakeClock(Clock):
         if not callable(f):
             raise TypeError(f"{f!r} cannot be called; pass the function and its arguments apart")
         self._scheduler.check_open()
-        self._watchdog.start()
+        self.watch_test()
         actor = self._scheduler.start(name, partial(f, *args, **kwargs), at_us)
         return _FakeHandle(self._scheduler, actor)
 
@@ -177,7 +177,7 @@ class FakeClock(Clock):
     def backoff(self, bound_us: int) -> Backoff:
         return _FakeBackoff(self._scheduler, bound_us)
 
-    def outside_works(self, key: object, what: str) -> None:
+    def outside_works(self, key: object, what: Why) -> None:
         self._scheduler.outside_works(key, what)
 
     def outside_rests(self, key: object) -> None:
@@ -187,6 +187,15 @@ class FakeClock(Clock):
         if isinstance(error, Killed):
             raise error
         self._scheduler.fail(error, what)
+
+    def is_outside(self, key: object) -> bool:
+        """Whether something is declared by ``key`` to go on in real time."""
+        return self._scheduler.is_outside(key)
+
+    def watch_test(self) -> None:
+        """Look after the test's own thread from now on, though no actor was started: it may
+        block on something that this clock knows of."""
+        self._watchdog.start()
 
     def describe(self) -> str:
         jumps = "1 jump" if self.jumps == 1 else f"{self.jumps:,} jumps"

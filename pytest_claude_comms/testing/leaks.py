@@ -86,5 +86,11 @@ class Leaks:
         ]
 
 
+def runs_under_way() -> list[str]:
+    """The runs of ``ask_module`` that go on, each with how to end it."""
+    found = resources.left_open().values()
+    return [text for resource, text in found if getattr(resource, "is_run", False)]
+
+
 def _threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("claude-comms")]

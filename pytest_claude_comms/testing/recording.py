@@ -1,60 +1,34 @@
-"""Recordings of the real CLI in a test's own folder: making, redacting and checking them."""
+"""Recordings of the real CLI in a test's own folder: which there are, writing and checking them.
+
+What is redacted is in :mod:`redaction`, what makes a recording stale in :mod:`sameness`, and a
+run that is being recorded is a :class:`~.take.Take`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
-import json
 import os
 import re
 import shlex
-import signal
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from ..claude.command import RUN_MARK, find_cli
-from ..claude.transcript import SentSignal, StreamName, Transcript, TranscriptEntry
-from ..clock import SECOND
+from ..claude.transcript import Transcript
 from ..render import clean
+from .redaction import Hook, Redactor
+from .sameness import all_heard, prompt_hash, same_words, with_uuids_of
+from .take import Take
 
 if TYPE_CHECKING:
-    from .claude_link import Frame, HowCalled
+    from .claude_link import HowCalled
+
+__all__ = ["FOLDER", "Recording", "RecordingReport", "Recordings", "Take", "default_name"]
 
 FOLDER: Final = "transcripts"
-NO_NEWLINE: Final = "no newline at the end of "
-"""A remark in a recording, with "stdout" or "stderr"."""
-
-_SECRET: Final = re.compile("KEY|TOKEN|SECRET|PASSWORD|AUTH", re.IGNORECASE)
-_SHORTEST_SECRET: Final = 6
-_MATTERS: Final = re.compile(
-    r"(ANTHROPIC_|CLAUDE_|DISABLE_|MCP_|BASH_|AWS_|GOOGLE_|VERTEX_|CLOUD_ML_).*"
-    r"|API_TIMEOUT_MS|IS_SANDBOX|MAX_.*TOKENS|(HTTPS?|ALL|NO)_PROXY",
-    re.IGNORECASE,
-)
-_PLACES: Final = frozenset({"CWD", "HOME", "TMP", "TMP_PATH", "BASETEMP", "ROOT"})
-_NOBODY: Final = frozenset(
-    [
-        *("admin", "assistant", "ci", "claude", "dev", "docker", "jenkins", "nobody", "node"),
-        *("root", "runner", "system", "test", "text", "tool", "ubuntu", "user", "vagrant"),
-        "vscode",
-    ]
-)
-"""Accounts that name no person; some are words of the stream."""
-_WORDS: Final = frozenset(
-    [
-        *("assistant", "default", "error", "init", "json", "message", "result", "role", "status"),
-        *("stream_event", "subtype", "success", "system", "text", "thinking", "tool_result"),
-        *("tool_use", "type", "user"),
-    ]
-)
-"""Of the stream's own: never a secret, if they are all of a string."""
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _NAME: Final = re.compile(r"\w[\w.-]*")
-
-Hook = Callable[[str], str]
 
 
 def default_name(nodeid: str) -> str:
@@ -67,268 +41,6 @@ def default_name(nodeid: str) -> str:
         # Two parameters that differ in what no file name should have.
         found += "-" + hashlib.sha256(whole.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     return found
-
-
-class Redactor:
-    """Replaces what is private by marks; ``used`` has the marks' names."""
-
-    def __init__(
-        self,
-        environ: Mapping[str, str],
-        *,
-        cwd: str,
-        places: Mapping[str, str],
-        hooks: Iterable[Hook],
-    ) -> None:
-        self.used: set[str] = set()
-        self._hooks = tuple(hooks)
-        known: list[tuple[str, str, str]] = []  # the text, its pattern, its mark
-        home = environ.get("HOME") or ""
-        named = [("CWD", cwd), *places.items(), ("HOME", home), ("HOME", os.path.expanduser("~"))]
-        named += [("TMP", environ.get("TMPDIR", "")), ("TMP", tempfile.gettempdir())]
-        for name, path in named:
-            for each in dict.fromkeys((path, os.path.realpath(path) if path else "")):
-                known += [(text, pattern, name) for text, pattern in _path_patterns(each)]
-        self._paths = _longest_first(known)
-        for name in sorted(environ):
-            if _SECRET.search(name) and name != RUN_MARK:
-                known += [
-                    (each, re.escape(each), name)
-                    for each in _forms(environ[name])
-                    if len(each) >= _SHORTEST_SECRET
-                ]
-        users = {environ.get("USER", ""), environ.get("LOGNAME", "")}
-        with contextlib.suppress(KeyError, OSError):  # a container's number without a name
-            users.add(getpass.getuser())
-        for user in sorted(users):
-            if len(user) > 1 and user.lower() not in _NOBODY:
-                pattern = rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])"
-                known.append((user, pattern, "USER"))
-        self._all = _longest_first(known)
-
-    def text(self, text: str) -> str:
-        """Text that is no JSON."""
-        return self._hooked(self._replaced([text], self._all)[0])
-
-    def prompt(self, text: str) -> str:
-        """A prompt, of which only a hash is kept: paths go, since they differ from one machine to
-        the next; a name or a word that happens to be somebody's password there stays."""
-        return self._hooked(self._replaced([text], self._paths, note=False)[0])
-
-    def line(self, line: str) -> str:
-        """A line, which stays JSON if it is."""
-        try:
-            json.loads(line)
-        except (ValueError, RecursionError):
-            return self.text(line)
-        return _STRING.sub(self._token, line)
-
-    def lines(self, lines: list[str]) -> list[str]:
-        """The lines of one stdout: also what is spread over several deltas."""
-        lines = list(lines)
-        begun: dict[tuple[object, ...], list[tuple[int, Any, str]]] = {}
-        for number, line in enumerate(lines):
-            found = _delta(line)
-            if found is not None:
-                key, record, name = found
-                begun.setdefault(key, []).append((number, record, name))
-            elif '"content_block_start"' in line or '"message_start"' in line:
-                self._join(begun, lines)
-        self._join(begun, lines)
-        return [self.line(line) for line in lines]
-
-    def _join(
-        self, begun: dict[tuple[object, ...], list[tuple[int, Any, str]]], lines: list[str]
-    ) -> None:
-        for parts in begun.values():
-            before = [record["event"]["delta"][name] for _, record, name in parts]
-            after = self._replaced(before, self._all)
-            for (number, record, name), old, new in zip(parts, before, after, strict=True):
-                if new != old:
-                    record["event"]["delta"][name] = new
-                    lines[number] = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        begun.clear()
-
-    def _token(self, match: re.Match[str]) -> str:
-        text = json.loads(match[0])
-        if text in _WORDS:
-            return match[0]
-        new = self.text(text)
-        return match[0] if new == text else json.dumps(new, ensure_ascii=False)
-
-    def _hooked(self, text: str) -> str:
-        for hook in self._hooks:
-            new = hook(text)
-            if not isinstance(new, str):
-                raise TypeError(f"claude.redact: {hook!r} returned {new!r}, which is no str")
-            if new != text:
-                self.used.add("what claude.redact was given")
-            text = new
-        return text
-
-    def _replaced(
-        self, pieces: list[str], known: list[tuple[re.Pattern[str], str]], *, note: bool = True
-    ) -> list[str]:
-        """The pieces of one text; a mark stands where what it replaces began."""
-        text = "".join(pieces)
-        spans: list[tuple[int, int, str]] = []
-        for pattern, name in known:
-            for match in pattern.finditer(text):
-                start, end = match.span()
-                if all(end <= other[0] or other[1] <= start for other in spans):
-                    spans.append((start, end, name))
-                    if note:
-                        self.used.add(name)
-        if not spans:
-            return pieces
-        spans.sort()
-        found, begin = [], 0
-        for piece in pieces:
-            end = begin + len(piece)
-            made, at = [], begin
-            for start, stop, name in spans:
-                if stop <= begin or start >= end:
-                    continue
-                made.append(text[at : max(at, start)])
-                if start >= begin:
-                    made.append(f"<{name}>")
-                at = min(stop, end)
-            made.append(text[at:end])
-            found.append("".join(made))
-            begin = end
-        return found
-
-
-def _path_patterns(path: str) -> list[tuple[str, str]]:
-    path = path.rstrip("/")
-    if not path.startswith("/"):
-        return []
-    if path.count("/") == 1:  # /root, /tmp: part of many another path
-        return [(path, rf"(?<![\w.-]){re.escape(path)}(?![\w-])")]
-    slug = re.sub("[^A-Za-z0-9]", "-", path)  # as the CLI calls a project's folder
-    return [
-        (path, rf"{re.escape(path)}(?![\w-])"),
-        (slug, rf"{re.escape(slug)}(?![A-Za-z0-9])"),
-    ]
-
-
-def _forms(secret: str) -> list[str]:
-    """How a secret may be printed: as it is, inside of JSON, line by line."""
-    lines = [line for line in secret.splitlines() if len(line) >= 2 * _SHORTEST_SECRET]
-    inside = [json.dumps(secret, ensure_ascii=plain)[1:-1] for plain in (False, True)]
-    return list(dict.fromkeys([secret, secret.strip(), *inside, *lines]))
-
-
-def _longest_first(known: list[tuple[str, str, str]]) -> list[tuple[re.Pattern[str], str]]:
-    ordered = sorted(known, key=lambda each: -len(each[0]))
-    patterns: dict[str, str] = {}
-    for _, pattern, name in ordered:
-        patterns.setdefault(pattern, name)
-    return [(re.compile(pattern), name) for pattern, name in patterns.items()]
-
-
-def _delta(line: str) -> tuple[tuple[object, ...], Any, str] | None:
-    """A delta of the stream: what it belongs to, the line, and the key of its text."""
-    if '"content_block_delta"' not in line:
-        return None
-    try:
-        record = json.loads(line)
-        event = record["event"]
-        for name in ("text", "thinking", "partial_json"):
-            if isinstance(event["delta"].get(name), str):
-                key = (str(record.get("parent_tool_use_id")), str(event.get("index")), name)
-                return key, record, name
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        pass
-    return None
-
-
-@dataclass(eq=False)
-class Take:
-    """One run of the real CLI as it is being recorded."""
-
-    how: HowCalled
-    prompt: str
-    environ: dict[str, str] | None = None
-    exit: int | None = None
-    """None until its exit was seen."""
-    end_us: int = 0
-    """When that was, since the start."""
-    _lines: list[tuple[int, StreamName, str]] = field(default_factory=list)
-    _signals: list[SentSignal] = field(default_factory=list)
-
-    @property
-    def over(self) -> bool:
-        """Whether its exit was seen."""
-        return self.exit is not None
-
-    def hears(self, frame: Frame) -> bool:
-        """Whether the recorder told of this; see :mod:`recorder`."""
-        content = frame.content
-        if frame.kind == "Y":
-            pairs = (os.fsdecode(each).partition("=") for each in content.split(b"\0"))
-            self.environ = {name: value for name, _, value in pairs if name}
-        elif frame.kind in ("L", "l"):
-            stream: StreamName = "stdout" if content[0] == 1 else "stderr"
-            us = int.from_bytes(content[1:9], "big")
-            self._lines.append((us, stream, content[9:].decode("utf-8", "surrogateescape")))
-            if frame.kind == "l":
-                self._lines.append((us, "recorder", NO_NEWLINE + stream))
-        elif frame.kind == "N":
-            name = signal.Signals(content[0]).name.removeprefix("SIG")
-            us = int.from_bytes(content[1:9], "big")
-            self._signals.append(SentSignal(us / SECOND, name))
-        elif frame.kind == "D":
-            self.exit = int.from_bytes(content[:4], "big", signed=True)
-            self.end_us = int.from_bytes(content[4:], "big")
-        else:
-            return False
-        return True
-
-    def find_cli(self, own_folder: str) -> str:
-        """The real one. Raises ClaudeNotFound."""
-        path = (self.environ or {}).get("PATH", os.defpath).split(os.pathsep)
-        own = os.path.realpath(own_folder)
-        others = [each for each in path if os.path.realpath(each or ".") != own]
-        # An empty PATH would be taken for the default one.
-        return find_cli("claude", {"PATH": os.pathsep.join(others) or os.devnull})
-
-    @property
-    def why_not(self) -> str | None:
-        """Why it is not to be kept."""
-        if self.exit is None:
-            return "the run was cut: no exit was seen"
-        if self.exit < 0 and not self._signals:
-            return f"the CLI died of signal {-self.exit}, which nobody here sent"
-        if self.exit == 127 and not any(each[1] == "stdout" for each in self._lines):
-            return "the CLI could not be started"
-        return None
-
-    def transcript(self, name: str, redactor: Redactor) -> Transcript:
-        out = iter(redactor.lines([line for _, stream, line in self._lines if stream == "stdout"]))
-        entries = []
-        for us, stream, line in self._lines:
-            if stream == "stdout":
-                line = next(out)  # noqa: PLW2901 - the same line, redacted
-            elif stream == "stderr":
-                line = redactor.line(line)  # noqa: PLW2901
-            entries.append(TranscriptEntry(us / SECOND, stream, line))
-        # Output may come from others than the CLI, after its exit.
-        end_us = max([self.end_us, *(us for us, _, _ in self._lines)])
-        names = sorted(each for each in self.environ or {} if _MATTERS.fullmatch(each))
-        argv = tuple(redactor.text(word) for word in self.how.argv)
-        return Transcript(
-            cli=_cli_of(entries),
-            scenario=name,
-            argv=argv,
-            env={each: f"<{each}>" for each in names if each != RUN_MARK},
-            signals=tuple(self._signals),
-            entries=tuple(entries),
-            exit=self.exit,
-            duration=end_us / SECOND,
-            prompt_sha256=_sha256(redactor.prompt(self.prompt)),
-            redacted=tuple(sorted(redactor.used)),
-        )
 
 
 @dataclass(eq=False)
@@ -347,25 +59,54 @@ class Recording:
         return self.take
 
     def stale(self, how: HowCalled, prompt: str) -> str | None:
-        """The page that says what differs from the recorded call, or None."""
+        """The page that says what differs from the recorded call, or None.
+
+        Compared are the arguments and the prompt, the folders and what is redacted apart. UUIDs
+        among the arguments (``--session-id``, ``--resume``) and names of temporary files may
+        differ: each run has its own. ``transcript`` then names the sessions of this call.
+        """
         recorded = self.transcript
         assert recorded is not None
-        redactor = self.of.redactor(os.environ, how.cwd)
+        redactor = self.of.redactor(os.environ, cwd=how.cwd)
         argv = [redactor.text(word) for word in how.argv]
+        # Without the secrets and names of this machine, which the recorder's had not.
+        plainly = [redactor.prompt(word) for word in how.argv]
         differs = []
-        if not _same_words(recorded, argv):
+        if not same_words(recorded, argv, plainly):
             differs += [
                 f"  recorded   claude {clean(shlex.join(recorded.argv))}",
                 f"  now        claude {clean(shlex.join(argv))}",
             ]
-        now = _sha256(redactor.prompt(prompt))
+        now = prompt_hash(redactor.prompt(prompt))
         if recorded.prompt_sha256 not in (None, now):
             differs.append(
                 f"  prompt     differs on stdin: sha256 {recorded.prompt_sha256} was recorded, "
                 f"now it is {now}"
             )
-        if not differs:
+        if differs:
+            return self._page(differs)
+        self.transcript = with_uuids_of(recorded, how.argv)
+        return None
+
+    def stale_message(self, number: int, how: HowCalled, text: str | None) -> str | None:
+        """The same for the message that came ``number``-th on stdin, from 1, by lines of JSON;
+        None stands for one that did not come."""
+        assert self.transcript is not None
+        recorded = all_heard(self.transcript.entries)
+        if not recorded:  # it was made before messages were kept
             return None
+        was = recorded[number - 1] if number <= len(recorded) else "nothing"
+        now = "nothing"
+        if text is not None:
+            now = prompt_hash(self.of.redactor(os.environ, cwd=how.cwd).prompt(text))
+        if was == now:
+            return None
+        was, now = (each if each == "nothing" else f"sha256 {each}" for each in (was, now))
+        return self._page(
+            [f"  message    {number} differs on stdin: {was} was recorded, now it is {now}"]
+        )
+
+    def _page(self, differs: list[str]) -> str:
         return "\n".join(
             [
                 "claude (recorded): the recording is stale, it was made with another call",
@@ -426,8 +167,8 @@ class Recordings:
         except (OSError, ValueError) as error:
             raise AssertionError(f"{error}\n  hint  {self.how_to_record}") from None
 
-    def redactor(self, environ: Mapping[str, str], cwd: str) -> Redactor:
-        return Redactor(environ, cwd=cwd, places=self.places, hooks=self.hooks)
+    def redactor(self, *environs: Mapping[str, str], cwd: str) -> Redactor:
+        return Redactor(*environs, cwd=cwd, places=self.places, hooks=self.hooks)
 
     def not_written(self, why_not: str) -> list[dict[str, str]]:
         made = self._made if self.records else []
@@ -449,9 +190,11 @@ class Recordings:
             if reason is not None or take is None:
                 note["why_not"] = reason or ""
                 continue
-            environ = {**os.environ, **(take.environ or {})}
-            redactor = self.redactor(environ, take.how.cwd)
-            transcript = take.transcript(recording.name, redactor)
+            cwd = take.how.cwd
+            # Not merged: what the CLI was given instead does not make ours any less private.
+            kept = self.redactor(take.around, take.environ or {}, os.environ, cwd=cwd)
+            compared = self.redactor(take.around, cwd=cwd)
+            transcript = take.transcript(recording.name, kept, compared)
             note["redacted"] = ", ".join(transcript.redacted)
             note["what"] = f"{len(transcript.entries)} lines, exit code {transcript.exit}"
             made.append((recording.path, transcript.encoded()))
@@ -499,30 +242,3 @@ def _write(path: str, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _same_words(recorded: Transcript, argv: list[str]) -> bool:
-    """A mark for a value that only the recorder's machine has stands for any."""
-    free = [f"<{name}>" for name in recorded.redacted if name not in _PLACES]
-    cut = re.compile("|".join(map(re.escape, free))) if free else None
-
-    def same(was: str, now: str) -> bool:
-        if was == now or cut is None:
-            return was == now
-        return bool(re.fullmatch(".+".join(map(re.escape, cut.split(was))), now, re.DOTALL))
-
-    return len(recorded.argv) == len(argv) and all(map(same, recorded.argv, argv))
-
-
-def _cli_of(entries: Iterable[TranscriptEntry]) -> str:
-    for entry in entries:
-        if entry.stream == "stdout" and '"claude_code_version"' in entry.line:
-            with contextlib.suppress(ValueError, AttributeError):
-                version = json.loads(entry.line).get("claude_code_version")
-                if isinstance(version, str):
-                    return f"claude {version}"
-    return "claude"

@@ -49,7 +49,7 @@ class Scheduler:
         self._timers = Timers()
         self._idle_since: int | None = None
         """The turn at which ``run_until_idle`` began, while the test is in it."""
-        self._outside: dict[object, str] = {}
+        self._outside: dict[object, Why] = {}
         """What goes on in real time, by a key of who said so."""
         self._turns = 0
         self._beaten_turns = 0
@@ -343,7 +343,7 @@ class Scheduler:
 
     def stuck_page(self) -> str:
         """Somebody has the turn and does not give it back."""
-        outside = list(self._outside.values())
+        outside = [what if isinstance(what, str) else what() for what in self._outside.values()]
         return stuck_page(self._holder, outside, self.watchdog, self._everybody())
 
     def _everybody(self) -> list[Actor]:
@@ -415,10 +415,15 @@ class Scheduler:
 
     # -- work outside
 
-    def outside_works(self, key: object, what: str) -> None:
+    def outside_works(self, key: object, what: Why) -> None:
         """From now on ``what`` goes on in real time, and fake time stands still."""
         with self._mutex:
             self._outside[key] = what
+
+    def is_outside(self, key: object) -> bool:
+        """Whether it does."""
+        with self._mutex:
+            return key in self._outside
 
     def outside_rests(self, key: object) -> None:
         """It has ended, or waits for fake time to pass itself."""

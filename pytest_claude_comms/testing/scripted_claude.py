@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.resources
-import marshal
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -20,20 +15,20 @@ from typing import TYPE_CHECKING, Final
 
 from .. import resources
 from ..clock import Clock, SystemClock
-from ..render import clean
 from .claude_calls import Call
-from .claude_lines import Tokens
+from .claude_executable import remove_executable, why_not_here, write_executable
 from .claude_link import Link
-from .claude_play import Player, Record
-from .claude_script import Condition, Recorded, Run, Verbs
+from .claude_play import Player
+from .claude_script import Condition, Run, Verbs
+from .claude_speaker import Tokens
+from .claude_stage import Stage
+from .claude_steps import Recorded
 from .fake_clock import FakeClock
 
 if TYPE_CHECKING:
     from .recording import Recordings
 
-_LONGEST_SHEBANG: Final = 127  # of Linux before 5.1; macOS has 512
 _LONGEST_SOCKET_PATH: Final = 100  # of some 104 to 108
-_ENOUGH: Final = 200
 
 
 class ScriptedClaude(Verbs):
@@ -69,10 +64,15 @@ class ScriptedClaude(Verbs):
     pipe: time may jump before your code has acted on it. Wrap the start and what follows from
     the output in ``clock.outside(…)``. A test that itself blocks on such a process
     (``subprocess.run``) keeps its turn, so no fake time passes and a delay never ends: the
-    clock's watchdog fails the test with ClockDeadlock after 10 real seconds.
+    clock's watchdog fails the test with ClockDeadlock after 10 real seconds. A signal of the
+    test's own goes by ``claude.calls[0].kill(SIGTERM)``, which tells the clock.
+
+    **Ids and delays** that the CLI draws at random follow from the arguments, the prompt and the
+    name of the directory: the same in every run of the test, whoever of several comes first.
 
     The executable talks to this object over a Unix socket whose path is written in it, so that
-    it works with any environment. Windows has none: the constructor raises RuntimeError there.
+    it works with any environment. Windows has none: the constructor raises RuntimeError there,
+    with what :func:`why_not_here` says.
     """
 
     def __init__(
@@ -82,21 +82,17 @@ class ScriptedClaude(Verbs):
         *,
         recordings: Recordings | None = None,
     ) -> None:
-        if not hasattr(socket, "AF_UNIX") or sys.platform == "win32":
-            raise RuntimeError(
-                "ScriptedClaude needs Unix sockets and signals, as Linux and macOS have"
-            )
+        reason = why_not_here()
+        if reason is not None:
+            raise RuntimeError(reason)
         self.folder = os.path.abspath(os.fspath(folder))
         """Put it first on PATH."""
         self.executable = os.path.join(self.folder, "claude")
         """Its path, for ``cli_path=`` and the like."""
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.closing = False
         self._recordings = recordings
-        self.sessions: dict[str, Tokens] = {}
-        self._runs: list[Run] = []
-        self._records: list[Record] = []
-        self._pages: list[str] = []
+        places = {} if recordings is None else recordings.places
+        self._stage = Stage(self.clock, self.folder, places)
         self._players: set[Player] = set()
         self._threads: list[threading.Thread] = []
         self._mutex = threading.Lock()
@@ -106,40 +102,34 @@ class ScriptedClaude(Verbs):
         self._server.bind(path)
         self._server.listen(128)
         self._path = path
-        os.makedirs(self.folder, exist_ok=True)
-        _write_executable(
-            self.executable, path, records=recordings is not None and recordings.records
-        )
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            write_executable(
+                self.executable, path, records=recordings is not None and recordings.records
+            )
+        except BaseException:
+            self._remove_socket()
+            raise
         if isinstance(self.clock, FakeClock):
-            self.clock._watchdog.start()  # a test that starts no actor may still block on us
+            self.clock.watch_test()  # a test that starts no actor may still block on us
         self._start(self._serve, "server")
         resources.register(self)
 
     # -- scripting
 
     def _run(self) -> Run:
-        return self._run_for(Condition())
+        return self._stage.run_for(Condition())
 
-    def _run_for(self, condition: Condition) -> Run:
-        with self._mutex:
-            open_runs = [
-                run
-                for run in self._runs
-                if run.accepts == condition and not run.is_ended and run.used_by is None
-            ]
-            if open_runs:
-                return open_runs[-1]
-            run = Run(condition)
-            self._runs.append(run)
-            return run
-
-    def when(self, *, prompt: str | None = None, module: str | None = None) -> Verbs:
+    def when(self, *, prompt: str | None = None, module: str | None = None) -> When:
         """Script a run for some calls only: those whose prompt has a match of the regular
         expression ``prompt``, in the directory ``module`` (a path, or just its last part).
+
+        ``when(…).recorded(…)`` plays a recording for them. While one waits, no call is refused
+        as the CLI would refuse it: that is for its recording to tell.
         """
         if prompt is None and module is None:
             raise ValueError("when() needs a prompt, a module or both")
-        return _When(self, Condition(None if prompt is None else re.compile(prompt), module))
+        return When(self, Condition(None if prompt is None else re.compile(prompt), module))
 
     def recorded(self, name: str | None = None) -> Run:
         """Script the next run from ``transcripts/<name>.jsonl`` beside the test's file.
@@ -149,14 +139,20 @@ class ScriptedClaude(Verbs):
         CLI runs instead, and if the test passes its run is written there, redacted.
 
         Raises AssertionError if there is no such recording. A call with other arguments or
-        another prompt than the recorded one fails the test.
+        another prompt than the recorded one fails the test; with ``--input-format stream-json``
+        so does any message that differs, is missing or is one too many, and an answer waits for
+        its message. UUIDs among the arguments and names of temporary files may differ, and the
+        session that is named now is the one that the lines name.
         """
         __tracebackhide__ = True
+        return self._recorded_for(Condition(), name)
+
+    def _recorded_for(self, condition: Condition, name: str | None) -> Run:
+        __tracebackhide__ = True
         recording = self._its_recordings("recorded").get(name)
-        run = Run(Condition())
+        run = Run(condition)
         run._add(Recorded(recording), f".recorded({recording.name!r})")
-        with self._mutex:
-            self._runs.append(run)
+        self._stage.add(run)
         return run
 
     def redact(self, hook: Callable[[str], str]) -> None:
@@ -174,98 +170,21 @@ class ScriptedClaude(Verbs):
 
     def knows_session(self, session_id: str) -> None:
         """Accept ``--resume`` of a session that none of its processes began."""
-        self.sessions.setdefault(session_id, Tokens())
+        self._stage.sessions.setdefault(session_id, Tokens())
 
     # -- asserting
 
     @property
     def calls(self) -> list[Call]:
         """The processes started so far, in order."""
-        with self._mutex:
-            for record in self._records:
-                if record.exit_code is None and _is_reaped(record.how.pid):
-                    record.exit_code = -9  # its player is about to notice
-            return [record.as_call() for record in self._records]
+        return self._stage.calls()
 
     def assert_all_used(self) -> None:
         """Raise AssertionError if a run, or a turn of one, was scripted and not played."""
         __tracebackhide__ = True
-        with self._mutex:
-            left = [
-                f"  {number}. {self._state(run)}" for number, run in self._numbered() if _left(run)
-            ]
-            if left:
-                calls = [f"  {_asked(record)}" for record in self._records] or ["  none"]
-                raise AssertionError(
-                    "\n".join(["scripted for claude and not played:", *left, "calls:", *calls])
-                )
-
-    def _numbered(self) -> list[tuple[int, Run]]:
-        return list(enumerate(self._runs, 1))
-
-    def _state(self, run: Run) -> str:
-        if run.used_by is None:
-            return f"{run}: never used"
-        played, all_turns = run.turns_played, len(run.turns())
-        part = f", {played} of its {all_turns} parts" if played < all_turns else ""
-        return f"{run}: used by call {run.used_by}{part}"
-
-    # -- for the players
-
-    def enter(self, record: Record) -> int:
-        """A process was started."""
-        with self._mutex:
-            self._records.append(record)
-            return len(self._records)
-
-    def script_for(self, record: Record, number: int) -> Run | None:
-        """The run for a call whose prompt is known."""
-        with self._mutex:
-            fitting = [
-                run
-                for run in self._runs
-                if run.used_by is None and run.accepts.admits(record.prompt or "", record.how.cwd)
-            ]
-            fitting.sort(key=lambda run: not run.accepts.is_particular)
-            if not fitting:
-                return None
-            fitting[0].used_by = number
-            return fitting[0]
-
-    def next_is_recorded(self, *, alone: bool = False) -> bool:
-        with self._mutex:
-            unused = [run for run in self._runs if run.used_by is None]
-            waiting = [run for run in unused if not run.accepts.is_particular]
-            if not waiting or (alone and len(waiting) < len(unused)):
-                return False
-            return waiting[0].recorded is not None
-
-    def failed(self, page: str) -> str:
-        with self._mutex:
-            self._pages.append(page)
-        return page
-
-    def not_scripted(self, record: Record, what: str) -> str:
-        """The page for a call of which the test said nothing, or too little; the test fails."""
-        with self._mutex:
-            scripted = []
-            for number, run in self._numbered():
-                state = self._state(run)
-                if run.used_by is None:
-                    why = run.accepts.why_not(record.prompt or "", record.how.cwd)
-                    state = f"{run}: {why}"
-                scripted.append(f"            {number}. {state}")
-            page = "\n".join(
-                [
-                    f"claude (scripted): {what}",
-                    f"  asked     {_asked(record)}",
-                    f"  argv      {clean(shlex.join(record.how.argv))[:_ENOUGH]}",
-                    "  scripted  " + ("\n".join(scripted).lstrip() or "nothing"),
-                    '  hint      script a run for each process: claude.replies("…")',
-                ]
-            )
-            self._pages.append(page)
-            return page
+        page = self._stage.unused()
+        if page is not None:
+            raise AssertionError(page)
 
     # -- its life
 
@@ -276,33 +195,35 @@ class ScriptedClaude(Verbs):
         """
         __tracebackhide__ = True
         self._close()
-        pages, self._pages = self._pages, []
+        pages = self._stage.take_pages()
         if pages:
             raise AssertionError("\n".join(pages))
 
     def _close(self) -> None:
         with self._mutex:
-            if self.closing:
+            if self._stage.closing:
                 return
-            self.closing = True
+            self._stage.closing = True
             players = list(self._players)
         for player in players:
-            if player.pid is not None:  # it holds its end of the channel, so the pid is its own
+            pid = player.hand.pid
+            if pid is not None:  # it holds its end of the channel, so the pid is its own
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(player.pid, signal.SIGKILL)
-            player.link.wake()
+                    os.kill(pid, signal.SIGKILL)
+            player.hand.link.wake()
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as door:
             door.connect(self._path)  # wakes the server
         for thread in self._threads:
             thread.join()
+        self._remove_socket()
+        remove_executable(self.executable)
+
+    def _remove_socket(self) -> None:
         self._server.close()
         shutil.rmtree(self._socket_folder, ignore_errors=True)
-        for path in (self.executable, _behind(self.executable)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
 
     def left_open(self) -> str | None:
-        return None if self.closing else f"ScriptedClaude in {self.folder}: call close()"
+        return None if self._stage.closing else f"ScriptedClaude in {self.folder}: call close()"
 
     def __enter__(self) -> ScriptedClaude:
         return self
@@ -314,8 +235,7 @@ class ScriptedClaude(Verbs):
             self._close()
 
     def __repr__(self) -> str:
-        counts = f"{len(self._runs)} runs, {len(self._records)} calls"
-        return f"<ScriptedClaude {self.executable}, {counts}>"
+        return f"<ScriptedClaude {self.executable}, {self._stage}>"
 
     # -- its threads
 
@@ -333,10 +253,10 @@ class ScriptedClaude(Verbs):
     def _serve(self) -> None:
         while True:
             sock, _ = self._server.accept()
-            player = Player(Link(sock), self)
+            player = Player(Link(sock), self._stage)
             with self._mutex:
-                if self.closing:
-                    player.link.close()
+                if self._stage.closing:
+                    player.hand.link.close()
                     return
                 self._players.add(player)
             self._start(self._play, "player", player)
@@ -349,33 +269,20 @@ class ScriptedClaude(Verbs):
                 self._players.discard(player)
 
 
-class _When(Verbs):
+class When(Verbs):
+    """The verbs for some calls only; see :meth:`ScriptedClaude.when`."""
+
     def __init__(self, claude: ScriptedClaude, condition: Condition) -> None:
         self._claude = claude
         self._condition = condition
 
     def _run(self) -> Run:
-        return self._claude._run_for(self._condition)
+        return self._claude._stage.run_for(self._condition)
 
-
-def _is_reaped(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def _left(run: Run) -> bool:
-    return run.used_by is None or run.turns_played < len(run.turns())
-
-
-def _asked(record: Record) -> str:
-    prompt = record.prompt
-    asked = "nothing" if prompt is None else repr(prompt[:_ENOUGH])
-    return f"{asked} in {clean(record.how.cwd)} (pid {record.how.pid})"
+    def recorded(self, name: str | None = None) -> Run:
+        """As :meth:`ScriptedClaude.recorded`, for these calls."""
+        __tracebackhide__ = True
+        return self._claude._recorded_for(self._condition, name)
 
 
 def _short_folder() -> str:
@@ -384,34 +291,3 @@ def _short_folder() -> str:
         os.rmdir(folder)
         folder = tempfile.mkdtemp(prefix="claude-", dir="/tmp")
     return folder
-
-
-def _write_executable(path: str, socket_path: str, *, records: bool) -> None:
-    program = f"from marshal import loads\nexec(loads({_compiled('stand_in.py')!r}))\n"
-    if records:
-        program += f"exec(loads({_compiled('recorder.py')!r}))\n_obey = tapped(_obey, _unread)\n"
-    program += f"main({socket_path!r})\n"
-    shebang = f"#!{sys.executable} -IS\n"
-    if len(shebang) > _LONGEST_SHEBANG or any(char.isspace() for char in sys.executable):
-        _write(_behind(path), program, 0o600)
-        python, behind = shlex.quote(sys.executable), shlex.quote(_behind(path))
-        shebang, program = "#!/bin/sh\n", f'exec {python} -IS {behind} "$@"\n'
-    _write(path, shebang + program, 0o700)
-
-
-def _behind(path: str) -> str:
-    return f"{path}-stand-in.py"
-
-
-def _write(path: str, text: str, mode: int) -> None:
-    with open(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8"
-    ) as file:
-        file.write(text)
-
-
-@functools.cache
-def _compiled(name: str) -> bytes:
-    # Compiling it at each start would cost 3 ms.
-    source = importlib.resources.files(__package__).joinpath(name).read_bytes()
-    return marshal.dumps(compile(source, "<the scripted claude>", "exec", optimize=2))

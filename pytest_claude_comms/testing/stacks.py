@@ -8,11 +8,18 @@ import threading
 import traceback
 from pathlib import Path
 
+from .. import clock
+
 _MOST_FRAMES = 8
 _MACHINERY = ("_pytest", "pluggy", "pytest")
+_CLOCK = clock.__file__
+_WAITS = ("wait", "sleep", "pause", "join")
 _OURS = {
-    str(Path(__file__).with_name(name))
-    for name in ("scheduler.py", "stacks.py", "watchdog.py", "fake_clock.py", "fake_asyncio.py")
+    str(Path(__file__).with_name(f"{room}.py"))
+    for room in (
+        *("actors", "scheduler", "clock_pages", "stacks", "watchdog"),
+        *("fake_clock", "fake_asyncio"),
+    )
 }
 
 
@@ -27,6 +34,17 @@ def stack_of(thread: threading.Thread | None) -> str:
         f"    {each.filename}:{each.lineno} {each.name}: {each.line}"
         for each in frames[-_MOST_FRAMES:]
     )
+
+
+def waits_on_system_clock(thread: threading.Thread | None) -> bool:
+    """Whether a thread is in a wait of our ``SystemClock``."""
+    ident = None if thread is None else thread.ident
+    frame = None if ident is None else sys._current_frames().get(ident)
+    while frame is not None:
+        if frame.f_code.co_filename == _CLOCK and frame.f_code.co_name in _WAITS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_machinery(filename: str) -> bool:

@@ -2,9 +2,9 @@
 
 ``ScriptedClaude`` writes it, compiled, into an executable named ``claude``. It connects to the
 test's process, says how it was called, and does what it is told there: write, read, exit. What
-to say and when is decided by ``claude_play``, so this file has no JSON and no clock, and starts
-almost as fast as Python itself can: nothing but modules written in C is imported, no ``os``
-(1 ms), ``socket`` or ``signal`` (10 ms together, for their enums).
+to say and when is decided by ``claude_play`` and ``claude_turn``, so this file has no JSON and no
+clock, and starts almost as fast as Python itself can: nothing but modules written in C is
+imported, no ``os`` (1 ms), ``socket`` or ``signal`` (10 ms together, for their enums).
 
 Both ways a frame is one byte, its length in four, and its content. From the test: ``O`` and
 ``E`` write to stdout and stderr, ``I`` reads stdin from now on, ``P`` asks how far it is, ``X``

@@ -453,7 +453,7 @@ def test_a_denied_permission_is_a_warning() -> None:
     outcome = load("10a_bash_denied").outcome()
     (denial,) = outcome.permission_denials
     assert denial["tool_name"] == "Bash"
-    assert outcome.warnings == ("permission was denied 1 times: Bash",)
+    assert outcome.warnings == ("permission was denied once: Bash",)
 
 
 def test_an_empty_answer_is_a_warning() -> None:

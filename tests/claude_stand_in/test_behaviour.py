@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import pytest
 
 from pytest_claude_comms import resources
 from pytest_claude_comms.claude.stream import StreamOutcome, StreamReader, read_stream
+from pytest_claude_comms.testing.claude_executable import why_not_here
+from pytest_claude_comms.testing.claude_script import Verbs
 from pytest_claude_comms.testing.scripted_claude import ScriptedClaude
 from tests.claude_stand_in.kit import PARTIAL, STREAM, STREAM_IN, Process, run, until, user
 
@@ -155,10 +159,38 @@ class TestEnds:
         assert [each.error_status for each in outcome(process).retries] == [529, 529]
         assert outcome(process).content == "ok"
 
-    def test_the_caller_s_limit_of_retries_is_told(self, scripted: ScriptedClaude) -> None:
-        scripted.retries(500, every=0).replies("ok")
-        process = run(scripted, "-p", "q", *STREAM, env={"CLAUDE_CODE_MAX_RETRIES": "2"})
-        assert json.loads(process.lines[1][1])["max_retries"] == 2
+    @pytest.mark.parametrize(("limit", "asked_again"), [("0", 0), ("2", 2), ("nonsense", 10)])
+    def test_the_caller_s_limit_of_retries_is_obeyed(
+        self, scripted: ScriptedClaude, limit: str, asked_again: int
+    ) -> None:
+        scripted.retries(429, times=12, every=0).replies("never said")
+        env = {"CLAUDE_CODE_MAX_RETRIES": limit}
+        process = run(scripted, "-p", "q", *STREAM, env=env)
+        found = outcome(process)
+        assert (process.popen.returncode, found.status) == (1, "failed")
+        assert found.error_kind == "api_429"
+        assert len(found.retries) == asked_again
+        retries = [json.loads(line) for _, line in process.lines[1:-2]]
+        assert [each["attempt"] for each in retries] == [*range(1, asked_again + 1)]
+        assert {each["max_retries"] for each in retries} <= {asked_again}
+        scripted.assert_all_used()
+
+    def test_who_gives_up_says_what_the_api_says(self, scripted: ScriptedClaude) -> None:
+        scripted.retries(429, times=5, every=0).fails(429, message="slow down")
+        scripted.retries(None, times=5, every=0).fails(429, message="slow down")
+        env = {"CLAUDE_CODE_MAX_RETRIES": "1"}
+        for told in ("API Error: 429 slow down", "API Error: Connection dropped (ECONNRESET)."):
+            process = run(scripted, "-p", "q", *STREAM, env=env)
+            assert (outcome(process).error or "").startswith(told)
+            assert len(outcome(process).retries) == 1
+
+    def test_each_request_may_be_repeated_so_often(self, scripted: ScriptedClaude) -> None:
+        scripted.retries(500, times=2, every=0).uses_tool("Grep").retries(
+            500, times=2, every=0
+        ).replies("ok")
+        env = {"CLAUDE_CODE_MAX_RETRIES": "2"}
+        found = outcome(run(scripted, "-p", "q", *STREAM, env=env))
+        assert (found.answer, len(found.retries)) == ("ok", 4)
 
     @pytest.mark.parametrize(("name", "code"), [("KILL", -9), ("ABRT", -6), ("SEGV", -11)])
     def test_a_crash_in_the_middle_of_the_text(
@@ -180,6 +212,28 @@ class TestEnds:
             assert process.popen.returncode == 0
             assert not process.stdout.endswith("\n")
             assert outcome(process).error_kind == "no_result"
+
+    def test_what_was_cut_was_played(self, scripted: ScriptedClaude) -> None:
+        scripted.replies("all of it").truncates()
+        scripted.says("part").truncates()
+        scripted.fails(400).truncates()
+        for _ in range(3):
+            run(scripted, "-p", "q", *STREAM)
+        scripted.assert_all_used()
+        scripted.replies("one").replies("two").truncates()
+        run(scripted, *STREAM_IN, stdin=user("1"))
+        with pytest.raises(AssertionError, match="used by call 4, 1 of its 3 parts"):
+            scripted.assert_all_used()
+
+    def test_the_last_of_several_turns_is_the_one_that_is_cut(
+        self, scripted: ScriptedClaude
+    ) -> None:
+        scripted.replies("one").replies("two").truncates()
+        process = run(scripted, *STREAM_IN, stdin=user("1") + user("2"))
+        assert process.popen.returncode == 0
+        assert [result.answer for result in outcome(process).results] == ["one"]
+        assert not process.stdout.endswith("\n")
+        scripted.assert_all_used()
 
     def test_exit_codes(self, scripted: ScriptedClaude) -> None:
         scripted.exits(3, stderr="out of luck")
@@ -324,6 +378,10 @@ class TestCalls:
         assert "does not say how this turn ends" in process.stderr
         with pytest.raises(AssertionError, match="how this turn ends"):
             claude.close()
+
+    def test_who_has_verbs_says_what_they_add_to(self) -> None:
+        with pytest.raises(TypeError, match="abstract"):
+            Verbs()  # type: ignore[abstract]
 
     def test_nothing_comes_after_an_end(self, scripted: ScriptedClaude) -> None:
         with pytest.raises(ValueError, match="nothing can come after claude.exits"):
@@ -554,7 +612,87 @@ class TestBulk:
         scripted.assert_all_used()
 
 
+class TestKill:
+    @pytest.mark.parametrize(
+        ("number", "code"), [(None, -9), (signal.SIGTERM, 143), (signal.SIGINT, 0)]
+    )
+    def test_a_call_is_sent_a_signal(
+        self, scripted: ScriptedClaude, number: int | None, code: int
+    ) -> None:
+        scripted.goes_silent()
+        process = Process(scripted, "-p", "q", *PARTIAL)
+        until(lambda: '"text_delta"' in process.stdout)
+        (call,) = scripted.calls
+        if number is None:
+            call.kill()
+        else:
+            call.kill(number)
+        assert process.join() == code
+        until(lambda: scripted.calls[0].exit_code == code)
+        call.kill()  # it has ended: nothing
+
+    def test_a_number_that_is_no_signal_s(self, scripted: ScriptedClaude) -> None:
+        scripted.hangs()
+        process = Process(scripted, "-p", "q", *STREAM)
+        until(lambda: process.lines)
+        with pytest.raises(OSError):
+            scripted.calls[0].kill(1000)
+        scripted.calls[0].kill()
+        assert process.join() == -9
+
+    def test_a_number_that_is_another_s_by_now_gets_no_signal(
+        self, scripted: ScriptedClaude, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scripted.replies("Hi")
+        run(scripted, "-p", "q")
+        until(lambda: not scripted._players)
+        monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal to a stranger"))
+        kept = scripted._stage._records[0]
+        kept.as_call().kill()
+
+
 class TestItsLife:
+    def test_a_system_without_what_it_needs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert why_not_here() is None
+        monkeypatch.delattr(select, "poll")
+        assert "needs Unix sockets and signals" in (why_not_here() or "")
+        with pytest.raises(RuntimeError, match=r"here is no select\.poll"):
+            ScriptedClaude(tmp_path / "bin")
+        assert not (tmp_path / "bin").exists()
+
+    def test_nobody_who_forks_meanwhile_has_the_executable_open_for_writing(
+        self, tmp_path: Path
+    ) -> None:
+        # "Text file busy" for who starts it then, so this process never has. Every open() of a
+        # process goes by its audit hook, which cannot be taken back: so it is another process.
+        program = """
+            import os, sys
+            from pytest_claude_comms.testing.scripted_claude import ScriptedClaude
+
+            def look(event, args):
+                if event == "open" and args[0] == sys.argv[1] + "/claude":
+                    print("for writing" if args[2] & (os.O_WRONLY | os.O_RDWR) else "for reading")
+
+            sys.addaudithook(look)
+            with ScriptedClaude(sys.argv[1]) as claude:
+                assert os.path.getsize(claude.executable) > 1000
+                print("made")
+        """
+        told = subprocess.check_output(
+            [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "bin")],
+            text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert told.split("\n") == ["for reading", "made", ""]
+
+    def test_one_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "bin" / "claude").mkdir(parents=True)
+        before = resources.left_open()
+        with pytest.raises(IsADirectoryError):
+            ScriptedClaude(tmp_path / "bin")
+        assert resources.left_open() == before  # nor is its socket left, which Python would warn of
+
     def test_close_kills_what_still_runs_and_leaves_nothing(self, tmp_path: Path) -> None:
         claude = ScriptedClaude(tmp_path / "bin")
         for _ in range(3):

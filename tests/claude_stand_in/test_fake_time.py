@@ -265,3 +265,63 @@ def test_one_that_the_real_runner_kills_leaves_no_plan_behind(
             consume(process, wakeup, fake)
         fake.run_until_idle()
         assert fake.elapsed == 10 * number
+
+
+def run_to_its_end(
+    claude: ScriptedClaude, clock: FakeClock, folder: Path
+) -> tuple[int | None, float]:
+    wakeup = clock.wakeup()
+    with ClaudeProcess(
+        "q", cwd=folder, command=[claude.executable, "-p", *PARTIAL], env={}, clock=clock,
+        on_output=wakeup.set,
+    ) as process:  # fmt: skip
+        consume(process, wakeup, clock)
+    return process.exit_code, clock.elapsed
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_what_a_call_is_sent_has_its_effect_before_time_goes_on(
+    faked: ScriptedClaude, fake: FakeClock, tmp_path: Path, number: int, code: int
+) -> None:
+    for round_ in range(5):
+        begun = 10_000 * round_
+        faked.goes_silent()
+        fake.at(begun + 600, lambda: faked.calls[-1].kill(number))
+        fake.at(begun + 601, lambda: None)  # time would go here, and then find nothing due
+        assert run_to_its_end(faked, fake, tmp_path) == (code, begun + 600)
+        fake.advance(10_000 - 600)
+
+
+def test_the_test_itself_kills_one(
+    faked: ScriptedClaude, fake: FakeClock, tmp_path: Path, running: dict[int, Any]
+) -> None:
+    faked.replies("never", after=1000)
+    process = Process(faked, "-p", "q", *STREAM, running=running)
+    fake.advance(100)
+    faked.calls[0].kill()
+    process.wait()
+    assert (process.join(), process.ended_at) == (-9, 100)
+    faked.calls[0].kill()  # it has ended: time goes on
+    fake.run_until_idle()
+    assert fake.elapsed == 100  # and not 1000
+
+
+def test_a_call_that_ignores_what_it_is_sent_goes_on(
+    faked: ScriptedClaude, fake: FakeClock, tmp_path: Path
+) -> None:
+    faked.ignores_term().replies("late", after=100)
+    for at, number in ((10, signal.SIGTERM), (20, signal.SIGCONT), (30, signal.SIGWINCH), (40, 0)):
+        fake.at(at, lambda number=number: faked.calls[0].kill(number))
+    assert run_to_its_end(faked, fake, tmp_path) == (0, 100)
+
+
+def test_without_a_runner_a_call_that_was_killed_holds_nothing_up(
+    faked: ScriptedClaude, fake: FakeClock
+) -> None:
+    faked.hangs()
+    process = Process(faked, "-p", "q", *STREAM)
+    fake.at(60, lambda: faked.calls[0].kill())
+    fake.run_until_idle()
+    assert process.join() == -9
+    fake.advance(1)
+    assert fake.elapsed == 61

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import threading
@@ -198,3 +199,37 @@ def test_broken_version_without_a_watchdog_nothing_ends_the_wait(
     monkeypatch.setattr(Watchdog, "start", nothing)
     clock.spawn(clock.sleep, 5)
     assert stuck.acquire(timeout=3 * WATCHDOG) is False
+
+
+@posix
+def test_who_waits_on_the_system_clock_is_told_to_pass_the_fake_one(clock: FakeClock) -> None:
+    clock.at(5, print)
+    with (
+        MemoryConversationStore() as store,
+        pytest.raises(ClockDeadlock, match=r"open_store\(url, clock=clock\)") as caught,
+    ):
+        MessagePoller(store).wait("m")
+    assert str(caught.value).startswith("the test has not come back")
+
+
+def test_a_thread_of_asyncio_is_named_after_its_function(clock: FakeClock) -> None:
+    def blocks() -> None:
+        MessagePoller(store).wait("m", timeout=5)
+
+    async def run() -> None:
+        await asyncio.to_thread(blocks)
+
+    clock.install(freeze=False)
+    store = MemoryConversationStore(clock=clock)
+    with pytest.raises(ClockDeadlock, match=r"\.blocks in an executor has not come back") as caught:
+        asyncio.run(run())
+    assert "in asyncio await the …_async()" in str(caught.value)
+    assert "run_deep" not in str(caught.value), "only the stacks of other people's code"
+
+
+def test_work_outside_says_what_it_does_when_it_is_asked(clock: FakeClock) -> None:
+    done = ["nothing"]
+    clock.outside_works("child", lambda: f"a child that has done {done[0]}")
+    done[0] = "half"
+    with pytest.raises(ClockDeadlock, match=r"^a child that has done half has not come back"):
+        clock.advance(1)

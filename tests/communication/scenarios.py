@@ -88,7 +88,8 @@ SCENARIOS: Final = [
     _hang("silent in mid-answer", lambda c: c.goes_silent(text="abc", chunks=3), text="abc"),
     _hang("silent: stall limit", lambda c: c.goes_silent(text="abc"), text="abc", timeout=None,
           options={"stall_timeout": DEADLINE}),
-    _hang("retries past its deadline", lambda c: c.retries(529, times=10, every=0.3).fails(529)),
+    _hang("retries past its deadline", lambda c: c.retries(529, times=10, every=0.3).fails(529),
+          options={"max_retries": 10}),
     _hang("trickles past its deadline", lambda c: c.replies("x" * 500, chunks=500, every=0.02),
           text=None),
     _hang("floods past its deadline", """

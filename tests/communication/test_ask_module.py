@@ -339,8 +339,7 @@ def test_how_a_run_ends_is_how_the_answer_ends(
     if kind is not None:
         assert reply.outcome.error_kind == kind
     assert answer.content == reply.outcome.content
-    if "truncates" not in str(claude._runs[0]):  # it counts as a part that is never played
-        claude.assert_all_used()
+    claude.assert_all_used()
 
 
 def test_warnings_of_a_good_end(claude: ScriptedClaude, ask: Ask) -> None:
@@ -580,6 +579,28 @@ def test_patience_is_not_the_answer_s_deadline(
     assert reply.answer.status == "processing"
     reply.wait(timeout=100)
     assert (reply.answer.status, clock.elapsed) == ("complete", 30)
+
+
+def test_patience_that_ends_says_that_the_run_goes_on(
+    claude: ScriptedClaude, ask: Ask, clock: FakeClock
+) -> None:
+    claude.replies("Use _key", after=30)
+    reply = ask(wait=False)
+    with pytest.raises(WaitTimeout, match=r"its run goes on: give ask_module a timeout="):
+        reply.wait(timeout=10)
+    with pytest.raises(WaitTimeout, match=r"its run goes on: give ask_module a timeout="):
+        asyncio.run(reply.wait_async(timeout=10))
+    reply.wait()
+
+
+def test_what_is_no_store_and_what_is_no_message(
+    ask: Ask, claude: ScriptedClaude, store: ConversationStore, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=r"^store must be a store, not 'sqlite:///x.db'; open one"):
+        ask_module("sqlite:///x.db", "a", tmp_path, "q")  # type: ignore[arg-type]
+    claude.replies("x")
+    with pytest.raises(TypeError, match=r"not <Reply .*>; pass its \.answer$"):
+        MessagePoller(store).wait(ask())  # type: ignore[arg-type]
 
 
 def test_cancel(store: ConversationStore, claude: ScriptedClaude, ask: Ask, clock: FakeClock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def test_patience_ends_in_wait_timeout_and_leaves_the_message_alone(
         "           #2   +3.0 s  pending -> processing",
         "           #3   +3.4 s  content 1,204",
         "  poller   4 polls, cursor 3, last change 26.6 s ago",
-        "  hint     no deadline is set on this message; its writer may be gone",
+        "  hint     no deadline is set on this message: if its writer is gone, nothing will end it",
     ]
     assert isinstance(caught.value, TimeoutError)
     assert (caught.value.message_ids, caught.value.timeout) == (("m",), 30)
@@ -355,3 +356,33 @@ def test_no_wake_up_is_lost_among_real_threads() -> None:
             for thread in threads:
                 thread.join(60)
             assert ended == ["complete"] * 2, f"lost in round {number}"
+
+
+# -- in an event loop
+
+
+def test_a_wait_that_holds_up_the_event_loop_says_so(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    async def with_patience() -> None:
+        poller.wait("m", timeout=5)
+
+    async def without() -> None:
+        poller.wait("m")
+
+    with pytest.raises(WaitTimeout) as timeout:
+        asyncio.run(with_patience())
+    assert str(timeout.value).splitlines()[-1] == (
+        "           this wait holds up the running event loop: await wait_async(…) or its like "
+        "instead"
+    )
+    with pytest.raises(ClockDeadlock, match=r"\(this holds up the running event loop: await wait"):
+        asyncio.run(without())
+
+
+def test_a_wait_outside_of_any_loop_does_not(
+    poller: MessagePoller,
+) -> None:
+    with pytest.raises(WaitTimeout) as caught:
+        poller.wait("m", timeout=5)
+    assert "event loop" not in str(caught.value)

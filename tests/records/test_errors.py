@@ -18,6 +18,7 @@ from pytest_claude_comms.errors import (
     InvalidTransition,
     MessageNotFound,
     ModuleDirectoryNotFound,
+    RunAbandoned,
     StoreBusy,
     StoreClosed,
     StoreCorrupt,
@@ -117,6 +118,7 @@ EXAMPLES: list[tuple[ClaudeCommsError, str, dict[str, object]]] = [
         ),
         {"path": "../x"},
     ),
+    (RunAbandoned("it still went on"), "it still went on", {}),
     (ClaudeError("no claude"), "no claude", {}),
 ]
 

@@ -1,0 +1,284 @@
+"""The player's hold on its process: orders to it, and waiting with an ear on what it says.
+
+The process (:mod:`stand_in`) is a hand without a head, and this is where the head has hold of it.
+It knows of bytes, signals and time, and nothing of what the CLI prints. How a wait on a fake
+clock is kept free of races is told in :mod:`claude_time`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from ..clock import SECOND, Clock, seconds_to_us
+from ..errors import ClockDeadlock
+from .actors import Real
+from .claude_breaks import SIGINT, SIGTERM, Exits, Gone, Interrupted, Signalled
+from .claude_calls import Record
+from .claude_link import Frame, HowCalled, Link, Progress
+from .claude_time import Rest, call_at_the_end, handled_by_runner, has_runner, leave
+from .fake_clock import FakeClock
+
+_BUFFER: Final = 65_536
+_LOOK_AGAIN: Final = 0.001
+"""Real seconds between two looks at how far a reader is."""
+
+
+class Hand:
+    """One process, for the thread of its player; ``signal`` and ``link.wake`` for any thread."""
+
+    def __init__(self, link: Link, clock: Clock, is_closing: Callable[[], bool]) -> None:
+        self.link = link
+        self.clock = clock
+        self.pid: int | None = None
+        """None until it has said how it was called."""
+        self.record: Record
+        self.stdin_ended = False
+        self.ignoring_term = False
+        self.on_stdin: Callable[[bytes], None] = lambda _piece: None
+        """Called with each piece of stdin, empty at its end, once that is in the record."""
+        self.on_frame: Callable[[Frame], bool] = lambda _frame: False
+        """Asked first whether a frame is its own: that of a recorder."""
+        self._is_closing = is_closing
+        self._had_runner = False
+        self._output = bytearray()
+        self._progress: Progress | None = None
+        self._disturbed = False
+        self._resting: Rest | None = None
+        self._over = False
+        self._signalling = threading.Lock()
+        self._left = False
+
+    # -- its life
+
+    def take(self) -> bool:
+        """Wait until it says how it was called; False if the test ends before."""
+        frame = self.link.next(None)
+        while frame is None and not self._is_closing():
+            frame = self.link.next(None)
+        if frame is None or frame.kind != "H":
+            return False
+        how = HowCalled.read(frame.content)
+        self.record = Record(how, self.clock.now(), self.signal)
+        self.pid = how.pid
+        self._declare()
+        return True
+
+    def _declare(self) -> None:
+        """For a process that no runner of ours declares."""
+        assert self.pid is not None
+        if not has_runner(self.pid):
+            self.clock.outside_works(self.pid, f"claude (pid {self.pid})")
+
+    def let_go(self) -> None:
+        """It is gone, or is to be left alone."""
+        if self.pid is not None:
+            if self.record.exit_code is None:
+                self.record.exit_code = -9
+            with self._signalling:
+                self._left = True  # so what signal() has declared is taken back below
+            if isinstance(self.clock, FakeClock):
+                while has_runner(self.pid) and not self._is_closing():
+                    self._had_runner = True
+                    Real.sleep(_LOOK_AGAIN)
+                leave(self.clock, self.pid, had_runner=self._had_runner)
+        self.link.close()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, declared to the clock before; nothing if it has ended.
+
+        For whoever has the turn on a fake clock, so that no rest of its can begin meanwhile.
+        """
+        with self._signalling:
+            if self._left:  # its number may be another's by now
+                return
+            assert self.pid is not None
+            self.clock.outside_works(self.pid, f"claude (pid {self.pid}), which was signalled")
+            try:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, number)
+            finally:
+                # What it does not hear of (SIGCONT, or an error) would leave it declared for
+                # ever: so its rest ends in any case, and the next one asks how things are.
+                self._disturbed = True
+                self.link.wake()
+
+    # -- orders
+
+    def order(self, kind: str, content: bytes = b"") -> None:
+        """One of the frames of :mod:`stand_in`, or of :mod:`recorder`."""
+        self.link.send(kind, content)
+
+    def write(self, data: bytes) -> None:
+        """To stdout, soon: at the next wait at the latest."""
+        self._output += data
+        if len(self._output) > _BUFFER:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._output:
+            data, self._output = bytes(self._output), bytearray()
+            self.order("O", data)
+
+    def complain(self, text: str) -> int:
+        """On stderr, after all that was written before; the exit code that goes with it."""
+        self.flush()
+        self.order("E", text.encode("utf-8", "backslashreplace") + b"\n")
+        return 1
+
+    def exit(self, code: int, *, at_once: bool = False) -> NoReturn:
+        """``at_once``: and let go of what nobody has read yet. Raises Gone, at last."""
+        self.record.exit_code = code
+        if not at_once:
+            self.flush()
+        self.order("T" if at_once else "X", bytes([code]))
+        while True:
+            with contextlib.suppress(Interrupted, Exits):
+                try:
+                    self.hear(None)
+                except Signalled as signalled:  # it is still busy with what nobody reads
+                    if signalled.number != SIGINT:
+                        self.record.exit_code = 128 + signalled.number
+                        self.order("T", bytes([self.record.exit_code]))
+
+    def die(self, number: int) -> NoReturn:
+        """Of a signal of its own. Raises Gone, at last."""
+        self.flush()
+        self.record.exit_code = -number
+        self.order("K", bytes([number]))
+        while True:
+            with contextlib.suppress(Signalled, Interrupted):
+                self.hear(None)
+
+    # -- waiting
+
+    def wait(
+        self, seconds: float | None, why: str, *, until: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Let so much time pass on the clock, or all (None), unless ``until`` comes before."""
+        self.flush()
+        if seconds == 0:
+            return
+        if isinstance(self.clock, FakeClock):
+            self._wait_fake(self.clock, seconds, why, until)
+        else:
+            self.wait_real(seconds, until=until)
+
+    def wait_until(self, us: int, why: str) -> None:
+        """Until the clock's monotonic time is ``us``."""
+        while (left := us - self.clock.monotonic_us()) > 0:
+            with contextlib.suppress(Interrupted):
+                self.wait(left / SECOND, why)
+
+    def wait_real(self, seconds: float | None, *, until: Callable[[], bool]) -> None:
+        """As ``wait``, in real time on any clock: for what somebody is doing right now."""
+        self.flush()
+        end = None if seconds is None else Real.monotonic() + seconds
+        while not until():
+            left = None if end is None else end - Real.monotonic()
+            if left is not None and left <= 0:
+                return
+            self.hear(left)
+
+    def _wait_fake(
+        self, clock: FakeClock, seconds: float | None, why: str, until: Callable[[], bool]
+    ) -> None:
+        assert self.pid is not None
+        end_us = (
+            None
+            if seconds is None
+            else clock.monotonic_us() + seconds_to_us(min(seconds, 1e11), "seconds")
+        )
+        if seconds is not None:
+            why = f"{seconds:g} s for {why}"
+        while not until():
+            self._settle()
+            us = None if end_us is None else max(0, end_us - clock.monotonic_us())
+            try:
+                if self._resting is None:
+                    call_at_the_end(clock, self.pid, self._is_over)
+                self._resting = rest = Rest(clock, self.pid, us, why, self.link.wake)
+            except ClockDeadlock:
+                raise Gone from None  # the test is over
+            if self._over:  # it may have ended just before its rest was known
+                rest.cancel()
+            if self._rest(rest, until):
+                return
+
+    def _is_over(self) -> None:
+        self._over = True
+        if self._resting is not None:
+            self._resting.cancel()
+
+    def _rest(self, rest: Rest, until: Callable[[], bool]) -> bool:
+        """Whether its time has passed; False if something else came."""
+        self._disturbed = False
+        try:
+            while not rest.over:
+                if rest.asked:
+                    granted = self._is_handled(self._ping()) and not self._disturbed
+                    rest.answer(granted=granted)
+                    if not granted:
+                        return False
+                else:
+                    self.hear(None)
+                if self._disturbed or until():
+                    return False
+            return True
+        finally:
+            rest.cancel()
+
+    def _settle(self) -> None:
+        """Wait until what was written has been handled, and nothing is on its way."""
+        while not self._is_handled(self._ping()):
+            self.hear(_LOOK_AGAIN)
+
+    def _is_handled(self, progress: Progress) -> bool:
+        assert self.pid is not None
+        if progress.broken:
+            return True
+        handled = handled_by_runner(self.pid)
+        if handled is None:
+            return progress.unread == 0
+        self._had_runner = True
+        return handled >= progress.written
+
+    def _ping(self) -> Progress:
+        self._progress = None
+        self.order("P")
+        while self._progress is None:
+            self.hear(None)
+        return self._progress
+
+    # -- listening
+
+    def hear(self, timeout: float | None) -> None:
+        """Take in what the process says, if it does before ``timeout`` or a ``wake``.
+
+        Raises Gone, Signalled, and what ``on_stdin`` raises.
+        """
+        frame = self.link.next(timeout)
+        if self._is_closing() or (frame is not None and frame.kind == "gone"):
+            raise Gone
+        if frame is None:
+            return
+        if frame.kind == "P":
+            self._progress = Progress.read(frame.content)
+            return
+        if self.on_frame(frame):
+            # A line ends no rest: nobody has declared the process as working, as whoever
+            # signals it does, so between this rest and the next nothing would be due.
+            self._disturbed = self._disturbed or frame.kind == "N"
+            return
+        self._disturbed = True
+        if frame.kind == "S":
+            if not (frame.content[0] == SIGTERM and self.ignoring_term):
+                raise Signalled(frame.content[0])
+        elif frame.kind == "I":
+            self._declare()
+            self.record.stdin += frame.content
+            self.stdin_ended = self.stdin_ended or not frame.content
+            self.on_stdin(frame.content)
