@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from . import resources
 from .claude.outcome import Intent, StreamOutcome
-from .claude.process import ClaudeProcess
+from .claude.process import MOST_UNREAD, ClaudeProcess
 from .claude.stream import StreamReader
 from .claude.updates import StreamUpdate
 from .clock import SECOND, Signal
@@ -28,6 +28,8 @@ the pipe happened to cut it."""
 _PATIENCE_US = 60 * SECOND
 _BEAT_US = SECOND // 20
 """How often to look whether another process has cancelled the message."""
+_LAST_BYTES = 16 << 20
+"""How much is read of what a run prints after its message has ended: for what it cost."""
 _LEAST_LINGER_US = SECOND
 """For how long a run that has given its result may always take to exit, as the CLI does in a tenth
 of it: a caller who gives no grace wants no run ended that is about to end."""
@@ -47,6 +49,7 @@ class Answering:
         make_process: Callable[[Callable[[], object]], ClaudeProcess],
         *,
         stall_us: int | None,
+        timeout_us: int | None,
         grace_us: int,
     ) -> None:
         self.store = store
@@ -63,7 +66,15 @@ class Answering:
         self._linger_us = max(grace_us, _LEAST_LINGER_US)
         if stall_us is not None:  # a run that has answered must not be found dead
             self._linger_us = min(self._linger_us, stall_us // 4)
+        now_us = self._clock.monotonic_us()
+        self._deadline_us = None if timeout_us is None else now_us + timeout_us
+        self._was_done = False
         self._lingers_until_us: int | None = None
+        self._kill_at_us: int | None = None
+        self._cancelled = False
+        """Whether the one who asked has given up."""
+        self._left_to_read = _LAST_BYTES
+        """How much more is read of a run whose message has ended."""
         self._text: list[str] = []
         self._waiting = 0
         """Characters in ``_text``."""
@@ -72,7 +83,7 @@ class Answering:
         """Whether ``_text`` is to stand in the place of what is stored."""
         self._signs = 0
         self._retries = 0
-        self._stored_at_us = self._clock.monotonic_us()
+        self._stored_at_us = now_us
         self._finished: dict[Signal, None] = {}
         self._over = False
         self._failure: BaseException | None = None
@@ -91,6 +102,12 @@ class Answering:
         self._finished[signal] = None
         if self._over:
             signal.set()
+
+    def cancel(self) -> None:
+        """End the run, and let its message be ``cancelled`` if nothing has ended it. Needs no
+        store, and returns at once."""
+        self._cancelled = True
+        self._wakeup.set()
 
     def wait_started(self) -> None:
         """Return once the CLI runs. Raises ClaudeError if it could not be started."""
@@ -159,8 +176,11 @@ class Answering:
                 if chunks:
                     self._show_life()
                 for chunk in chunks:
-                    self._take(self._reader.feed_bytes(chunk))
-                    self._flush_if_due()  # here too: what has piled up may take seconds to read
+                    self._read(chunk)
+                    # What has piled up may take seconds to read, and a run that prints faster
+                    # than that would never be ended.
+                    self._flush_if_due()
+                    self._look_at_message(process, instant_over=False)
                 if chunks:
                     self._expect_exit()
                 self._flush_if_due()
@@ -182,8 +202,10 @@ class Answering:
         spans = []
         if self._flush_at_us is not None:
             spans.append(self._flush_at_us - self._clock.monotonic_us())
-        if self._lingers_until_us is not None:
-            spans.append(self._lingers_until_us - self._clock.monotonic_us())
+        ends = (self._lingers_until_us, self._kill_at_us)
+        spans += [
+            until_us - self._clock.monotonic_us() for until_us in ends if until_us is not None
+        ]
         deadline_us = self._follower.span_us()
         if deadline_us is not None and not self._tracker.is_terminal:
             spans.append(deadline_us)
@@ -192,25 +214,56 @@ class Answering:
     def _look_at_message(self, process: ClaudeProcess, *, instant_over: bool) -> None:
         """Let deadlines pass, and end the run of a message that has ended."""
         self._follower.look_patiently(self._wakeup, instant_over=instant_over)
-        if self._tracker.is_terminal:
+        if self._has_ended:
             process.begin_end(self._intent())
+        elif process.overflowed:
+            process.begin_end()  # no intent: if it has given its result, that decides
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether the message has, or is to: then nothing more of the run is stored."""
+        return self._tracker.is_terminal or self._cancelled
 
     def _expect_exit(self) -> None:
-        """After its last result the CLI exits, at once or when its background tasks are done."""
-        self._lingers_until_us = (
-            self._clock.monotonic_us() + self._linger_us if self._reader.is_done else None
-        )
+        """After its last result the CLI exits, at once or when its background tasks are done.
+
+        What it prints after that result, be it for ever, is no reason to wait longer; nor must a
+        deadline find it when its answer is in hand.
+        """
+        was_done, self._was_done = self._was_done, self._reader.is_done
+        if was_done == self._was_done:
+            return
+        self._lingers_until_us = self._kill_at_us = None
+        if self._was_done:
+            now_us = self._clock.monotonic_us()
+            linger_us = self._linger_us
+            if self._deadline_us is not None:
+                left_us = max(0, self._deadline_us - now_us)
+                linger_us = min(linger_us, left_us // 2)
+                self._kill_at_us = now_us + left_us * 3 // 4
+            self._lingers_until_us = now_us + linger_us
 
     def _end_if_it_lingers(self, process: ClaudeProcess) -> None:
-        until_us = self._lingers_until_us
-        if until_us is not None and self._clock.monotonic_us() >= until_us:
+        now_us = self._clock.monotonic_us()
+        # Without an intent: the result that it gave decides.
+        if self._lingers_until_us is not None and now_us >= self._lingers_until_us:
             self._lingers_until_us = None
-            process.begin_end()  # no intent: the result that it gave decides
+            process.begin_end()
+        if self._kill_at_us is not None and now_us >= self._kill_at_us:
+            self._kill_at_us = None
+            process.kill()
 
     def _intent(self) -> Intent:
         return "timeout" if self._tracker.status is MessageStatus.TIMEOUT else "cancelled"
 
     # -- what comes
+
+    def _read(self, chunk: bytes) -> None:
+        if self._has_ended or self._process.overflowed:
+            self._left_to_read -= len(chunk)
+            if self._left_to_read < 0:
+                return
+        self._take(self._reader.feed_bytes(chunk))
 
     def _take(self, updates: list[StreamUpdate]) -> None:
         for update in updates:
@@ -271,7 +324,7 @@ class Answering:
         return {"append": text} if text else {}
 
     def _store(self, **changes: Any) -> None:
-        if self._tracker.is_terminal:
+        if self._has_ended:
             return
         try:
             self._write(**changes)
@@ -283,8 +336,13 @@ class Answering:
     def _conclude(self, process: ClaudeProcess) -> None:
         # What it did at the very instant of the deadline counts, so that is not settled here.
         self._follower.look_patiently(self._wakeup, instant_over=False)
-        intent = process.intent or (self._intent() if self._tracker.is_terminal else None)
+        intent = process.intent or (self._intent() if self._has_ended else None)
         outcome = self._reader.finish(process.exit_code, process.stderr, intent)
+        if process.overflowed and outcome.error_kind in ("signal", "no_result"):
+            error = (
+                f"Claude was ended: {MOST_UNREAD >> 20} MB of its output were waiting to be read"
+            )
+            outcome = replace(outcome, error=error, error_kind="too_much_output")
         self.outcome = outcome
         last = {} if self._tracker.is_terminal else self._unstored_text()
         self._store_last(
@@ -313,3 +371,11 @@ class Answering:
                 trouble.wait(
                     SECOND, why=f"a store in trouble: {error}", beat_us=_BEAT_US, notified=False
                 )
+                self._end_if_given_up()
+
+    def _end_if_given_up(self) -> None:
+        """What needs no store: who asked has given up, or the time is up."""
+        if self._cancelled:
+            self._process.begin_end("cancelled")
+        elif self._deadline_us is not None and self._clock.monotonic_us() > self._deadline_us:
+            self._process.begin_end("timeout")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from .answering import Answering
 from .claude.command import build_command, build_environment, find_cli, find_directory
 from .claude.process import ClaudeProcess
 from .clock import seconds_to_us
-from .errors import ClockDeadlock, InvalidTransition, WaitTimeout
+from .errors import InvalidTransition, StoreError, WaitTimeout
 from .polling import MessagePoller
 from .stores import values
 
@@ -82,8 +83,18 @@ class Reply:
         return self.answer
 
     def _cancel(self) -> None:
-        with suppress(InvalidTransition):
+        try:
             self._store.update_message(self._answering.message_id, status="cancelled")
+        except InvalidTransition:
+            pass
+        except StoreError:  # the run ends all the same, and asks the store for longer than we did
+            self._answering.cancel()
+
+    def _abandon(self) -> None:
+        """As ``cancel``, for one who is on the way out with an error and must not get another."""
+        self._answering.cancel()
+        with suppress(Exception):
+            self.cancel()
 
     async def wait_async(self, timeout: float | None = None) -> Reply:
         """As ``wait``, for asyncio. Cancelling the task that awaits it leaves the run alone."""
@@ -101,6 +112,11 @@ class Reply:
         self._cancel()
         await self._ended_async()
         return self.answer
+
+    async def _abandon_async(self) -> None:
+        self._answering.cancel()
+        with suppress(Exception):
+            await self.cancel_async()
 
     async def _ended_async(self) -> None:
         wakeup = self._store.clock.async_wakeup()
@@ -151,8 +167,9 @@ def ask_module(
     passes, or when anybody sets the answer ``cancelled``, the run is ended: SIGTERM, ``grace``
     seconds, SIGKILL, then everything that it started.
 
-    ``wait=False`` returns once the question is stored and Claude has started. ``resume`` goes on
-    with a session (``answer.metadata["session_id"]``). ``env`` is added to the environment that
+    ``wait=False`` returns once the question is stored and Claude has started (a scripted one on a
+    fake clock: when it first waits, or has ended). ``resume`` goes on with a session
+    (``answer.metadata["session_id"]``). ``env`` is added to the environment that
     :func:`~pytest_claude_comms.claude.command.build_environment` describes. What the run cost and
     used is in the answer's metadata.
 
@@ -169,8 +186,7 @@ def ask_module(
         raise ValueError("the prompt is empty, which the CLI refuses")
     # All that the store would refuse of the answer, before the question is in it.
     grace_us = seconds_to_us(grace, "grace")
-    if timeout is not None:
-        seconds_to_us(timeout, "timeout")
+    timeout_us = None if timeout is None else seconds_to_us(timeout, "timeout")
     stall_us = None if stall_timeout is None else seconds_to_us(stall_timeout, "stall_timeout")
     title = values.text(title, "title")
     extra = values.metadata(metadata)
@@ -202,21 +218,6 @@ def ask_module(
     question = store.get_message(
         store.add_message(thread_id, questioner, prompt, message_type=_PROMPT)
     )
-    answer = values.message_id_of(
-        store.add_message(
-            thread_id,
-            name,
-            message_type=_ANSWER,
-            status="pending",
-            timeout=timeout,
-            stall_timeout=stall_timeout,
-            metadata={
-                **extra,
-                "question_id": question.message_id,
-                "directory": directory,
-            },
-        )
-    )
 
     def make_process(on_output: Callable[[], object]) -> ClaudeProcess:
         return ClaudeProcess(
@@ -229,25 +230,59 @@ def ask_module(
             grace=grace,
         )
 
+    # Known beforehand: an interrupt may come when it is stored and before anybody is told so.
+    answer_id = secrets.token_hex(8)
+    reply: Reply | None = None
+    answering: Answering | None = None
     try:
-        answering = Answering(store, answer, make_process, stall_us=stall_us, grace_us=grace_us)
+        store.add_message(
+            thread_id,
+            name,
+            message_type=_ANSWER,
+            status="pending",
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+            metadata={
+                **extra,
+                "question_id": question.message_id,
+                "directory": directory,
+            },
+            message_id=answer_id,
+        )
+        answering = Answering(
+            store,
+            answer_id,
+            make_process,
+            stall_us=stall_us,
+            timeout_us=timeout_us,
+            grace_us=grace_us,
+        )
         runner = store.clock.spawn(answering.run)
-    except BaseException as error:  # no thread to be had: nobody else would end it
-        with suppress(Exception):
-            store.update_message(answer, status="failed", error=f"the run did not start: {error}")
-        raise
-    reply = Reply(thread_id, question, answering, runner)
-    try:
+        reply = Reply(thread_id, question, answering, runner)
         answering.wait_started()
         if wait:
             reply.wait()
-    except BaseException:
-        # Also Ctrl-C: who asked is gone, so nobody waits for the answer. On a fake clock that has
-        # stopped the run has ended with it, and the error that stopped it is on its way.
-        with suppress(ClockDeadlock):
-            reply.cancel()
+        return reply  # in here: until it has been handed over, an interrupt is ours
+    except BaseException as error:
+        # Also Ctrl-C: who asked is gone, so nobody waits for the answer. What ends the run must
+        # not replace the error; on a fake clock that has stopped the run has ended with it.
+        if answering is not None:
+            answering.cancel()
+        if reply is not None:
+            reply._abandon()
+        else:
+            _settle_unstarted(store, answer_id, error)
         raise
-    return reply
+
+
+def _settle_unstarted(store: ConversationStore, answer_id: str, error: BaseException) -> None:
+    """There is no run, or nobody knows of it: the answer is ended here."""
+    with suppress(Exception):
+        if isinstance(error, Exception):
+            text = f"the run did not start: {error}"
+            store.update_message(answer_id, status="failed", error=text)
+        else:
+            store.update_message(answer_id, status="cancelled")
 
 
 async def ask_module_async(
@@ -267,8 +302,10 @@ async def ask_module_async(
     if wait:
         try:
             await reply.wait_async()
+        except GeneratorExit:  # nobody runs this coroutine any more, so it cannot wait
+            reply._answering.cancel()
+            raise
         except BaseException:
-            with suppress(ClockDeadlock):
-                await reply.cancel_async()
+            await reply._abandon_async()
             raise
     return reply

@@ -55,6 +55,7 @@ _CLOCK = pytest.StashKey["FakeClock"]()
 _RECORDINGS = pytest.StashKey["Recordings"]()
 _PASSED = pytest.StashKey[bool]()
 _RECORDED = pytest.StashKey[list[dict[str, str]]]()
+_TAKEN = pytest.StashKey[dict[str, str]]()
 
 
 # -- options and the marker
@@ -347,6 +348,8 @@ def _recordings(request: pytest.FixtureRequest) -> Recordings:
         name=default_name(nodeid),
         test=item.nodeid,
         records=item.config.getoption("claude_comms_record"),
+        test_on_any=nodeid,
+        taken=item.config.stash.setdefault(_TAKEN, {}),
         places=places,
     )
     item.stash[_RECORDINGS] = recordings

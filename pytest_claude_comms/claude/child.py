@@ -27,15 +27,18 @@ _ROUNDS: Final = 5
 class Child:
     """The CLI as a process, in a session of its own, its standard streams unbuffered pipes.
 
-    Raises ClaudeNotFound, ModuleDirectoryNotFound, or ClaudeError for what else the system
-    refuses.
+    Raises ClaudeNotFound or ModuleDirectoryNotFound.
     """
+
+    popen: subprocess.Popen[bytes]
+    pid: int
 
     def __init__(
         self, command: Sequence[str], cwd: str | os.PathLike[str], env: Mapping[str, str]
     ) -> None:
-        directory = find_directory(cwd)
-        argv = [find_cli(command[0], env), *command[1:]]
+        self._directory = find_directory(cwd)
+        self._argv = [find_cli(command[0], env), *command[1:]]
+        self._env = env
         self.token = uuid.uuid4().hex
         """What its descendants bear, and their descendants."""
         self.exit_code: int | None = None
@@ -43,21 +46,28 @@ class Child:
         self._lock = threading.Lock()
         """Held while it is reaped or signalled: its number, its group's too, is then its own."""
         self._relatives: set[descendants.Relative] = set()
+
+    def start(self) -> None:
+        """Start it, within ``no_fork()`` until its pipes are held.
+
+        Raises as the class does, and ClaudeError for what else the system refuses.
+        """
         try:
             self.popen = subprocess.Popen(
-                argv,
+                self._argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
-                cwd=directory,
-                env=descendants.marked(env, self.token),
+                cwd=self._directory,
+                env=descendants.marked(self._env, self.token),
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except OSError as error:
-            raise _refused(error, argv, directory) from error
+            raise _refused(error, self._argv, self._directory) from error
         self.pid = self.popen.pid
+        descendants.mark_limit(self.pid, self.token)
 
     @property
     def pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
@@ -84,21 +94,28 @@ class Child:
         """Send a signal to it and its group, if it has not exited; ``before`` is called first.
 
         Its descendants are looked up before that: a parent that dies takes its place in the
-        family with it.
+        family with it. The signal is sent even if nobody can be looked up.
         """
         with self._lock:
             if self.exit_code is not None:
                 return
-            before()
-            if IS_WINDOWS:
-                self._signal_on_windows(number)
-                return
-            self._relatives |= descendants.find(self.pid, self.token)
-            with suppress(OSError):
-                os.killpg(self.pid, number)
-            with suppress(OSError):
-                if os.getpgid(self.pid) != self.pid:  # it has moved to another group
-                    os.kill(self.pid, number)
+            try:
+                before()
+                if not IS_WINDOWS:
+                    with suppress(OSError):  # no free descriptor; who bears a mark is found later
+                        self._relatives |= descendants.find(self.pid, self.token)
+            finally:
+                self._send(number)
+
+    def _send(self, number: int) -> None:
+        if IS_WINDOWS:
+            self._signal_on_windows(number)
+            return
+        with suppress(OSError):
+            os.killpg(self.pid, number)
+        with suppress(OSError):
+            if os.getpgid(self.pid) != self.pid:  # it has moved to another group
+                os.kill(self.pid, number)
 
     def _signal_on_windows(self, number: int) -> None:
         if number == GENTLY:
@@ -110,13 +127,24 @@ class Child:
                 check=False,
             )
 
-    def kill_relatives(self, *, pipes: frozenset[int] = frozenset()) -> None:
+    def kill_relatives(
+        self, *, make_room: Callable[[], object], pipes: frozenset[int] = frozenset()
+    ) -> None:
         """After its exit: kill what descends from it and still runs.
 
-        With ``pipes``, inode numbers, only what has one of them open.
+        With ``pipes``, inode numbers, only what has one of them open. No process can be looked up
+        without a free descriptor: if there is none, ``make_room`` is called. Raises OSError if
+        there is none then either.
         """
         if IS_WINDOWS:
             return
+        try:
+            self._kill_relatives(pipes)
+        except OSError:
+            make_room()
+            self._kill_relatives(pipes)
+
+    def _kill_relatives(self, pipes: frozenset[int]) -> None:
         found = self._relatives | descendants.find(None, self.token, pipes=pipes)
         for _ in range(_ROUNDS):
             if not found:

@@ -2,19 +2,33 @@
 
 The CLI's Bash tool puts each command into a process group of its own, and a kill of the CLI leaves
 it running (observed on CLI 2.1.330; 2.1.197 leaves it at SIGTERM too): killing the group is not
-enough. A process whose parent has died has another parent. So there are three ways to know one:
-by its parents while they live, by its session, and (on Linux) by a mark in its environment.
+enough. A process whose parent has died has another parent. So there are four ways to know one:
+by its parents while they live, by its session, and (on Linux) by two marks that it inherits. One
+is in its environment. The other is a resource limit, which outlives an emptied environment: that
+of real-time CPU time, which on other processes than real-time ones limits nothing, and is put at
+146,000 years. A process that the CLI starts in the instant before it has been given the
+limit has the first mark only; one that sets this limit itself (``sudo``, a run inside a run, for
+what that run started) does not have the second.
+
+Without a free descriptor (EMFILE, ENFILE) nobody can be looked up: that is an OSError here, not
+an empty answer.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
+
+with suppress(ImportError):  # not on Windows
+    # Here, and not where it is used: to import it may take a descriptor, and none may be free.
+    import resource
 
 from .command import RUN_MARK
 
@@ -26,6 +40,7 @@ _NEW: Final = 2.0
 _EXEC_TRIES: Final = 50
 """Of a millisecond each."""
 _DEATH_MS: Final = 1_000
+_NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class Relative(NamedTuple):
@@ -47,6 +62,18 @@ def marked(env: Mapping[str, str], token: str) -> dict[str, str]:
     """``env`` with the mark of a run; a run inside a run has the marks of both."""
     outer = env.get(RUN_MARK)
     return {**env, RUN_MARK: f"{outer}:{token}" if outer else token}
+
+
+def limit_of(token: str) -> int:
+    """The number that is the second mark of a run."""
+    return 1 << 62 | int.from_bytes(hashlib.blake2b(token.encode(), digest_size=7).digest(), "big")
+
+
+def mark_limit(pid: int, token: str) -> None:
+    """Give it the second mark, as far as this system has one. Only the soft limit is changed."""
+    with suppress(AttributeError, NameError, OSError, ValueError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_RTTIME)
+        resource.prlimit(pid, resource.RLIMIT_RTTIME, (limit_of(token), hard))
 
 
 def find(root: int | None, token: str, *, pipes: frozenset[int] = frozenset()) -> set[Relative]:
@@ -73,31 +100,26 @@ def kill(relatives: Iterable[Relative]) -> None:
     """SIGKILL to each that is still the process it was, and wait until they have died.
 
     The wait is real, some milliseconds: a killed process is at work dying, on any clock.
+    Two descriptors at a time are enough for any number; OSError if there are none.
     """
-    with ExitStack() as handles:
-        dying = [pid for pid in (_kill(each, handles) for each in relatives) if pid is not None]
-        for pid in dying:
-            poller = select.poll()
-            poller.register(pid, select.POLLIN)
-            poller.poll(_DEATH_MS)
     for each in relatives:
+        with _handle(each.pid) as handle:
+            if _started(each.pid) != each.started:
+                continue
+            with suppress(OSError):
+                if handle is None:
+                    os.kill(each.pid, signal.SIGKILL)
+                else:
+                    # It was one process's before it was checked: the number cannot pass on.
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+    for each in relatives:
+        with _handle(each.pid) as handle:
+            # A leader may be dead while threads of it are not.
+            if handle is not None and _started(each.pid, dead=True) == each.started:
+                poller = select.poll()
+                poller.register(handle, select.POLLIN)
+                poller.poll(_DEATH_MS)
         _reap(each)
-
-
-def _kill(relative: Relative, handles: ExitStack) -> int | None:
-    """Kill one; what is returned becomes readable once it is dead."""
-    handle = _handle(relative.pid)
-    if handle is not None:
-        handles.callback(os.close, handle)
-    with suppress(OSError):
-        if _started(relative.pid) != relative.started:
-            return None
-        if handle is None:
-            os.kill(relative.pid, signal.SIGKILL)
-        else:
-            # The handle was one process's before it was checked: the number cannot pass on.
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-    return handle
 
 
 def _reap(relative: Relative) -> None:
@@ -108,11 +130,17 @@ def _reap(relative: Relative) -> None:
             os.waitpid(relative.pid, os.WNOHANG)
 
 
-def _handle(pid: int) -> int | None:
+@contextmanager
+def _handle(pid: int) -> Iterator[int | None]:
+    """What becomes readable once the process is dead."""
+    handle = None
+    with suppress(AttributeError, OSError):  # not Linux; a kernel before 5.3, a sandbox; it is gone
+        handle = os.pidfd_open(pid)
     try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux; a kernel before 5.3, a sandbox, or it is gone
-        return None
+        yield handle
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _rows() -> list[_Row]:
@@ -122,9 +150,9 @@ def _rows() -> list[_Row]:
     return _ps_rows("-ax")
 
 
-def _started(pid: int) -> str | None:
+def _started(pid: int, *, dead: bool = False) -> str | None:
     if os.path.exists(f"{_PROC}/self/stat"):
-        row = _proc_row(pid)
+        row = _proc_row(pid, dead=dead)
         return None if row is None else row.started
     return next((row.started for row in _ps_rows("-p", str(pid))), None)
 
@@ -149,7 +177,9 @@ def _ps_rows(*which: str) -> list[_Row]:
             check=False,
             env={"PATH": os.defpath, "LC_ALL": "C"},
         ).stdout.decode(errors="replace")
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            raise
         return []
     rows = []
     for line in shown.splitlines():
@@ -161,6 +191,9 @@ def _ps_rows(*which: str) -> list[_Row]:
 
 
 def _bears(row: _Row, token: str) -> bool:
+    with suppress(AttributeError, NameError, OSError):  # not Linux; it is gone, or somebody else's
+        if resource.prlimit(row.pid, resource.RLIMIT_RTTIME)[0] == limit_of(token):
+            return True
     environ = _read(f"{_PROC}/{row.pid}/environ")
     tries = _EXEC_TRIES
     while environ == b"" and tries and row.parent != _KTHREADD and _is_new(row):
@@ -181,13 +214,18 @@ def _is_new(row: _Row) -> bool:
 
 
 def _pipes_of(pid: int) -> set[int]:
-    found = set()
-    with suppress(OSError):
-        for name in os.listdir(f"{_PROC}/{pid}/fd"):
-            with suppress(OSError, ValueError):
-                kind, _, inode = os.readlink(f"{_PROC}/{pid}/fd/{name}").partition(":")
-                if kind == "pipe":
-                    found.add(int(inode.strip("[]")))
+    found: set[int] = set()
+    try:
+        names = os.listdir(f"{_PROC}/{pid}/fd")
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            raise
+        return found
+    for name in names:
+        with suppress(OSError, ValueError):
+            kind, _, inode = os.readlink(f"{_PROC}/{pid}/fd/{name}").partition(":")
+            if kind == "pipe":
+                found.add(int(inode.strip("[]")))
     return found
 
 
@@ -195,5 +233,7 @@ def _read(path: str) -> bytes | None:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except OSError:  # it has gone, or it is somebody else's
-        return None
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            raise
+        return None  # it has gone, or it is somebody else's

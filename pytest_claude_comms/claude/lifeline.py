@@ -3,7 +3,7 @@
 Beside the CLI runs a shell that waits for the end of a pipe whose other end only the runner has.
 When the runner is gone (``kill -9``, a crash, the end of its process) the pipe ends, and the shell
 ends the CLI as the runner would have: SIGTERM to its group, its grace, SIGKILL, then (on Linux)
-all that bear the run's mark, the CLI's tools among them.
+all that bear one of the run's marks, the CLI's tools among them.
 
 Why not PR_SET_PDEATHSIG: it has to be set between fork and exec, by a ``preexec_fn``, which makes
 ``subprocess`` fork the whole process, with all its threads' locks and everybody's fork handlers,
@@ -20,11 +20,14 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+import threading
+from contextlib import AbstractContextManager
 from typing import IO, Final
 
+from . import descendants
 from .command import RUN_MARK
 
-# sh -c SCRIPT sh GROUP MARK SECONDS
+# sh -c SCRIPT sh GROUP MARK SECONDS LIMIT
 _SCRIPT: Final = """
 read -r _
 kill -s TERM -- "-$1"
@@ -34,17 +37,21 @@ while [ "$left" -gt 0 ] && kill -s 0 -- "-$1"; do
     left=$((left - 1))
 done
 kill -s KILL -- "-$1"
-for each in $(grep -la -- "$2" /proc/[0-9]*/environ); do
+for each in $(grep -la -e "$2" -e "$4" /proc/[0-9]*/environ /proc/[0-9]*/limits); do
     each=${each#/proc/}
-    kill -s KILL "${each%/environ}"
+    kill -s KILL "${each%/*}"
 done
 """
 
 _held: set[IO[bytes]] = set()
+_fork_locks = [threading.RLock()]
+"""One, held by each fork too: one that a thread makes while it holds the lock goes through."""
 
 
 class Lifeline:
     """Ends the process group ``pid`` and all that bear ``token`` when this process dies.
+
+    To be made within ``no_fork()``, as all whose end of a pipe is to be held.
 
     ``grace`` is how many seconds they have from SIGTERM to SIGKILL. Where there is no /bin/sh it
     does nothing.
@@ -55,10 +62,12 @@ class Lifeline:
         if os.name != "posix":
             return
         mark = f"{RUN_MARK}=[^[:cntrl:]]*{token}"  # the NUL that ends a variable is such a one
+        limit = f"^Max realtime timeout  *{descendants.limit_of(token)} "
+        words = [str(pid), mark, str(math.ceil(grace)), limit]
         try:
             # A session of its own: what ends the runner's group must not end this.
             self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "sh", str(pid), mark, str(math.ceil(grace))],
+                ["/bin/sh", "-c", _SCRIPT, "sh", *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -82,6 +91,16 @@ class Lifeline:
         let_go(shell.stdin)
 
 
+def no_fork() -> AbstractContextManager[object]:
+    """Within it no other thread forks this process (by ``os.fork``, as multiprocessing does).
+
+    A fork has a copy of every pipe that is open: of one that is not held yet, or not any more, it
+    would keep the end open, the prompt would have no end, or ``Popen`` would wait for its own.
+    What is done within it must not wait for anything that a thread that forks may be holding.
+    """
+    return _fork_locks[0]
+
+
 def hold(pipe: IO[bytes]) -> None:
     """Remember a pipe whose end means something to a process of a run."""
     _held.add(pipe)
@@ -89,16 +108,28 @@ def hold(pipe: IO[bytes]) -> None:
 
 def let_go(pipe: IO[bytes]) -> None:
     """Close it. Closing twice is allowed."""
-    _held.discard(pipe)
-    pipe.close()
+    with no_fork():
+        _held.discard(pipe)
+        pipe.close()
 
 
-def _close_in_fork() -> None:
-    # A fork of the runner, as multiprocessing makes them, would keep the pipes open for ever.
+def _before_fork() -> None:
+    _fork_locks[0].acquire()
+
+
+def _after_in_parent() -> None:
+    _fork_locks[0].release()
+
+
+def _after_in_child() -> None:
+    # Whoever held or awaited the lock, and is not in this process any more, awaits nothing here.
+    _fork_locks[0] = threading.RLock()
     for pipe in _held:
         pipe.close()
     _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )

@@ -42,6 +42,8 @@ class LineFramer:
         """The lines that ``chunk`` ends, without their newline; empty ones are left out."""
         *ended, rest = chunk.split(b"\n")
         lines: list[bytes | None] = []
+        if chunk[:1] == b"{" and self._tail[-1:] == b"}" and self._is_whole():
+            lines += self.flush()
         for piece in ended:
             self._grow(piece)
             lines += self.flush()
@@ -56,6 +58,10 @@ class LineFramer:
         self._tail.clear()
         self._dropping = False
         return lines
+
+    def _is_whole(self) -> bool:
+        # Nothing goes on with a second object: the newline is missing, as bytes.splitlines() does.
+        return parse_object(self._tail.decode(errors="replace")) is not None
 
     def _grow(self, piece: bytes) -> None:
         if self._dropping:

@@ -7,12 +7,18 @@ whatever the consumer does.
 
 from __future__ import annotations
 
+import array
 import os
 import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Final
+
+with suppress(ImportError):  # not on Windows
+    # Here, and not where they are used: to import one may take a descriptor, and none may be free.
+    import fcntl
+    import termios
 
 from .lifeline import hold, let_go
 
@@ -33,6 +39,8 @@ class Stop:
     def set(self) -> None:
         """From now on no thread waits. Setting twice is allowed."""
         if self._write >= 0:
+            # A fork of this process may have this end too: then to close it says nothing.
+            os.write(self._write, b"!")
             os.close(self._write)
             self._write = -1
 
@@ -81,9 +89,7 @@ class PipeReader:
 
     def widen(self) -> None:
         """Let the pipe hold more, for when this whole process is held up (Linux only)."""
-        with suppress(ImportError, OSError):
-            import fcntl
-
+        with suppress(NameError, OSError):
             fcntl.fcntl(self._fd, _F_SETPIPE_SZ, _WIDE)
 
     def start(self) -> None:
@@ -96,6 +102,8 @@ class PipeReader:
         A pipe is read in the order in which it was written, so what it holds now has all of it;
         what another process goes on to write is not waited for.
         """
+        if self._pipe.closed:
+            return self.at_end
         if not _CAN_POLL:
             self._thread.join(_PATIENCE)
             return self.at_end
@@ -137,10 +145,6 @@ class PipeReader:
             return len(chunk)
 
     def _waiting(self) -> int:
-        import array
-        import fcntl
-        import termios
-
         held = array.array("i", [0])
         with self._lock:
             fcntl.ioctl(self._fd, termios.FIONREAD, held)

@@ -11,7 +11,7 @@ from typing import Final
 from .. import resources
 from ..clock import SECOND, Clock, SystemClock, Wakeup, seconds_to_us
 from .child import FOR_CERTAIN, GENTLY, Child
-from .lifeline import Lifeline
+from .lifeline import Lifeline, no_fork
 from .outcome import Intent, check_intent
 from .pipes import PipeReader, PipeWriter, Stop
 
@@ -22,6 +22,10 @@ _LINGER_US: Final = 1_000_000
 its pipes open: a ``tee`` in a wrapper script has to pass on the last of it."""
 _LINGER_BYTES: Final = 16 << 20
 """How much of stdout may come in that time."""
+
+MOST_UNREAD: Final = 256 << 20
+"""So many bytes of stdout are kept for a consumer that is not done with what came before. The CLI
+writes some kilobytes a second; what is faster than this for long is no answer."""
 
 _running: dict[int, ClaudeProcess] = {}
 
@@ -103,13 +107,12 @@ class ClaudeProcess:
         self._finishing = threading.RLock()
         self._child: Child | None = None
         self._intent: Intent | None = None
-        self._ending = False
-        self._hurried = False
-        self._ended = False
+        self._ending = self._hurried = self._ended = False
         self._chunks: list[bytes] = []
         self._bytes_read = 0
         self._most: int | None = None
         self._bytes_processed = 0
+        self._overflowed = False
         self._stderr = bytearray()
         self._wakeups: list[Wakeup] = []
 
@@ -143,6 +146,11 @@ class ClaudeProcess:
         return tail.decode(errors="replace")
 
     @property
+    def overflowed(self) -> bool:
+        """Whether more than ``MOST_UNREAD`` bytes were waiting: what came after is lost."""
+        return self._overflowed
+
+    @property
     def bytes_read(self) -> int:
         """How many bytes of stdout have come."""
         return self._bytes_read
@@ -168,8 +176,13 @@ class ClaudeProcess:
 
     def _keep_stdout(self, chunk: bytes) -> None:
         with self._lock:
-            self._chunks.append(chunk)
             self._bytes_read += len(chunk)
+            if self._overflowed or self._bytes_read - self._bytes_processed > MOST_UNREAD:
+                # Read on, for a process that cannot write does not obey either, and forget it.
+                self._overflowed = True
+                self._bytes_processed += len(chunk)
+            else:
+                self._chunks.append(chunk)
             if self._most is not None and self._bytes_read > self._most:
                 self._hurried = True
         if self._hurried:
@@ -204,24 +217,25 @@ class ClaudeProcess:
         """
         if self._child is not None:
             raise RuntimeError("this run has been started already")
+        child = Child(self.command, self.cwd, self._env)
+        self._exited, self._hurry = self._clock.wakeup(), self._clock.wakeup()
         stop = Stop()
-        try:
-            child = Child(self.command, self.cwd, self._env)
-        except BaseException:
-            stop.close()
-            raise
-        self._child, self._stop = child, stop
-        self._exited = self._clock.wakeup()
-        self._hurry = self._clock.wakeup()
-        name = f"claude-comms claude {child.pid}"
-        stdin, stdout, stderr = child.pipes
-        at_end = self._hurry.set
-        self._out = PipeReader(stdout, stop, self._keep_stdout, at_end, f"{name} stdout")
-        self._err = PipeReader(stderr, stop, self._keep_stderr, at_end, f"{name} stderr")
-        self._in = PipeWriter(stdin, stop, self._prompt, f"{name} stdin")
+        with no_fork():
+            try:
+                child.start()
+            except BaseException:
+                stop.close()
+                raise
+            self._child, self._stop = child, stop
+            name = f"claude-comms claude {child.pid}"
+            stdin, stdout, stderr = child.pipes
+            at_end = self._hurry.set
+            self._out = PipeReader(stdout, stop, self._keep_stdout, at_end, f"{name} stdout")
+            self._err = PipeReader(stderr, stop, self._keep_stderr, at_end, f"{name} stderr")
+            self._in = PipeWriter(stdin, stop, self._prompt, f"{name} stdin")
+            # Before the prompt: a CLI that nobody would end must have nothing to do.
+            self._lifeline = Lifeline(child.pid, child.token, self._grace_us / SECOND)
         self._watcher = threading.Thread(target=self._watch, name=name, daemon=True)
-        # Before the prompt: a CLI that nobody would end must have nothing to do.
-        self._lifeline = Lifeline(child.pid, child.token, self._grace_us / SECOND)
         self._clock.outside_works(child.pid, self._works)
         _running[child.pid] = self
         resources.register(self)
@@ -316,10 +330,10 @@ class ClaudeProcess:
         child.signal(number, before=lambda: self._clock.outside_works(child.pid, self._works))
 
     def _end_gently(self) -> None:
-        self._signal(GENTLY)
         try:
+            self._signal(GENTLY)
             self._exited.wait(self._grace_us, why=f"{self!r} to obey SIGTERM")
-        finally:  # also when the clock stops meanwhile
+        finally:  # also when the clock stops meanwhile, or no thread or descriptor is to be had
             self._signal(FOR_CERTAIN)
 
     def _watch(self) -> None:
@@ -364,27 +378,34 @@ class ClaudeProcess:
         with self._finishing:
             if self._ended:
                 return
-            if self._ending:
-                child.kill_relatives()
-            elif not self._drain():
-                # It has exited by itself: what it left running may stay, but not what would
-                # sooner or later block on a pipe that nobody reads.
-                child.kill_relatives(pipes=frozenset({self._out.inode, self._err.inode}))
-            self._drain()
-            self._stop.set()
-            for pipe in (self._in, self._out, self._err):
-                pipe.close()
-            self._stop.close()
-            self._lifeline.cut()
-            with self._lock:
-                self._ended = True
-                wakeups = list(self._wakeups)
-            _running.pop(child.pid, None)
-            self._tell()
-            for wakeup in wakeups:
-                wakeup.set()
-            # Last: on a fake clock whoever was told has its turn before time moves on.
-            self._clock.outside_rests(child.pid)
+            # If it has exited by itself, what it left running may stay, but not what would sooner
+            # or later block on a pipe that nobody reads.
+            inodes = () if self._ending else (self._out.inode, self._err.inode)
+            try:
+                if self._ending or not self._drain():
+                    child.kill_relatives(make_room=self._close, pipes=frozenset(inodes))
+                self._drain()
+            finally:  # whatever fails: nobody may wait for ever
+                self._close()
+                self._tell_end()
+
+    def _close(self) -> None:
+        self._stop.set()
+        for pipe in (self._in, self._out, self._err):
+            pipe.close()
+        self._stop.close()
+        self._lifeline.cut()
+
+    def _tell_end(self) -> None:
+        with self._lock:
+            self._ended = True
+            wakeups = list(self._wakeups)
+        _running.pop(self.pid, None)
+        self._tell()
+        for wakeup in wakeups:
+            wakeup.set()
+        # Last: on a fake clock whoever was told has its turn before time moves on.
+        self._clock.outside_rests(self.pid)
 
     def left_open(self) -> str | None:
         """See :mod:`pytest_claude_comms.resources`."""

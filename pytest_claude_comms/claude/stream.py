@@ -398,9 +398,9 @@ def read_stream(
     """Read a whole run at once.
 
     ``lines`` is what the CLI printed on stdout: its lines as str, with newlines or without; or
-    bytes in pieces of any size, cut anywhere; or all of it as one str or bytes. The rest is as
-    for :meth:`StreamReader.finish`. Raises TypeError for items of other types, RuntimeError for
-    a str that follows half a line of bytes.
+    bytes in pieces of any size, cut anywhere, JSON lines without their newlines too; or all of it
+    as one str or bytes. The rest is as for :meth:`StreamReader.finish`. Raises TypeError for items
+    of other types, RuntimeError for a str that follows half a line of bytes.
     """
     reader = StreamReader(max_line_bytes=max_line_bytes)
     check_intent(intent)

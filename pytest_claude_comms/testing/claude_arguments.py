@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -38,37 +39,36 @@ _SWITCHES: Final = frozenset(
         "--session-mirror",
     ]
 )
-_VALUED: Final = frozenset(
-    [
-        "--output-format",
-        "--input-format",
-        "--model",
-        "--fallback-model",
-        "--max-turns",
-        "--max-budget-usd",
-        "--session-id",
-        "--system-prompt",
-        "--system-prompt-file",
-        "--append-system-prompt",
-        "--append-system-prompt-file",
-        "--permission-mode",
-        "--permission-prompt-tool",
-        "--settings",
-        "--setting-sources",
-        "--json-schema",
-        "--agent",
-        "--agents",
-        "--effort",
-        "--max-thinking-tokens",
-        "--thinking",
-        "--thinking-display",
-        "--debug-file",
-        "--task-budget",
-        "-n",
-        "--name",
-        "--plugin-dir",
-    ]
-)
+_VALUED: Final = {
+    "--output-format": "format",
+    "--input-format": "format",
+    "--model": "model",
+    "--fallback-model": "model",
+    "--max-turns": "turns",
+    "--max-budget-usd": "amount",
+    "--session-id": "uuid",
+    "--system-prompt": "prompt",
+    "--system-prompt-file": "file",
+    "--append-system-prompt": "prompt",
+    "--append-system-prompt-file": "file",
+    "--permission-mode": "mode",
+    "--permission-prompt-tool": "tool",
+    "--settings": "file-or-json",
+    "--setting-sources": "sources",
+    "--json-schema": "schema",
+    "--agent": "agent",
+    "--agents": "json-or-file",
+    "--effort": "level",
+    "--max-thinking-tokens": "tokens",
+    "--thinking": "mode",
+    "--thinking-display": "display",
+    "--debug-file": "path",
+    "--task-budget": "tokens",
+    "-n": "name",
+    "--name": "name",
+    "--plugin-dir": "path",
+}
+"""What takes a value, by the name that this has in ``--help``."""
 _OPTIONAL: Final = frozenset(["-r", "--resume", "-d", "--debug", "--from-pr", "-w", "--worktree"])
 _LISTS: Final = frozenset(
     [
@@ -96,7 +96,23 @@ _SHORT: Final = {
 _CHOICES: Final = {
     "--output-format": ("text", "json", "stream-json"),
     "--input-format": ("text", "stream-json"),
+    "--permission-mode": ("acceptEdits", "auto", "bypassPermissions", "manual", "dontAsk", "plan"),
+    "--thinking": ("enabled", "adaptive", "disabled"),
+    "--thinking-display": ("summarized", "omitted", "highlights"),
 }
+_SILENTLY: Final = {("--permission-mode", "default")}
+"""Taken, and not told of."""
+_NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
+_NUMBERS: Final = {
+    "--max-turns": (f"-?{_NUMBER}", "must be a number"),
+    "--max-thinking-tokens": (f"-?{_NUMBER}", "must be a number"),
+    "--max-budget-usd": (
+        rf"(?=.*[1-9]){_NUMBER}",
+        "--max-budget-usd must be a number greater than 0",
+    ),
+    "--task-budget": ("0*[1-9][0-9]*", "--task-budget must be a positive integer"),
+}
+_SOURCES: Final = ("user", "project", "local")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -125,7 +141,7 @@ class Arguments:
                 found._positional([word])
             else:
                 found._option(word, words)
-        found._check_choices()
+        found._check_sources()
         return found
 
     def _positional(self, words: list[str]) -> None:
@@ -139,8 +155,10 @@ class Arguments:
             self.options[long] = "true"
         elif name in _VALUED:
             if not equals and not words:
-                raise UsageError(f"error: option '{name} <value>' argument missing")
-            self.options[long] = value if equals else words.pop(0)
+                told = "-n, --name" if long == "--name" else name
+                raise UsageError(f"error: option '{told} <{_VALUED[name]}>' argument missing")
+            self.options[long] = value = value if equals else words.pop(0)
+            _check_value(long, value)
         elif name in _OPTIONAL:
             given = words and not words[0].startswith("-")
             self.options[long] = value if equals else words.pop(0) if given else ""
@@ -152,13 +170,12 @@ class Arguments:
         else:
             raise UsageError(f"error: unknown option '{word}'")
 
-    def _check_choices(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = self.options.get(name, "text")
-            if value not in choices:
+    def _check_sources(self) -> None:
+        for source in self.options.get("--setting-sources", "").split(","):
+            if source and source not in _SOURCES:
                 raise UsageError(
-                    f"error: option '{name} <format>' argument '{value}' is invalid. "
-                    f"Allowed choices are {', '.join(choices)}."
+                    f"Error processing --setting-sources: Invalid setting source: {source}. "
+                    f"Valid options are: {', '.join(_SOURCES)}"
                 )
 
     def check(self) -> None:
@@ -178,12 +195,6 @@ class Arguments:
             )
         if self.session_id is not None and not _UUID.fullmatch(self.session_id):
             raise UsageError("Error: Invalid session ID. Must be a valid UUID.")
-        turns = self.options.get("--max-turns", "1")
-        if not turns.isdigit() or int(turns) < 1:
-            raise UsageError(
-                f"error: option '--max-turns <turns>' argument '{turns}' is invalid. "
-                "It must be a positive integer"
-            )
 
     def has(self, name: str) -> bool:
         return name in self.options
@@ -214,9 +225,24 @@ class Arguments:
 
     @property
     def max_turns(self) -> int | None:
-        turns = self.options.get("--max-turns")
-        return None if turns is None else int(turns)
+        """None: without limit, as 0 is."""
+        return math.ceil(float(self.options.get("--max-turns", "0"))) or None
 
     @property
     def asks_by_stdio(self) -> bool:
         return self.options.get("--permission-prompt-tool") == "stdio"
+
+
+def _check_value(name: str, value: str) -> None:
+    """Each is looked at as it is read: the first that is wrong is told of."""
+    why = ""
+    choices = _CHOICES.get(name)
+    if choices is not None and value not in choices and (name, value) not in _SILENTLY:
+        why = f"Allowed choices are {', '.join(choices)}."
+    pattern, told = _NUMBERS.get(name, (".*", ""))
+    if not re.fullmatch(pattern, value, re.DOTALL):
+        why = told
+    if why:
+        raise UsageError(
+            f"error: option '{name} <{_VALUED[name]}>' argument '{value}' is invalid. {why}"
+        )

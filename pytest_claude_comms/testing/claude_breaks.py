@@ -18,6 +18,10 @@ class Signalled(Exception):
         self.number = number
 
 
+class Endless(Exception):
+    """It hangs, as it should, and nobody ends it."""
+
+
 class Interrupted(Exception):
     """By a control request on stdin."""
 

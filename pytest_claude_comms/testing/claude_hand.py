@@ -2,7 +2,8 @@
 
 The process (:mod:`stand_in`) is a hand without a head, and this is where the head has hold of it.
 It knows of bytes, signals and time, and nothing of what the CLI prints. How a wait on a fake
-clock is kept free of races is told in :mod:`claude_time`.
+clock is kept free of races, and in order, is told in :mod:`claude_part` and
+:mod:`claude_time`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NoReturn
 
 from ..clock import SECOND, Clock, seconds_to_us
 from ..errors import ClockDeadlock
 from .actors import Real
-from .claude_breaks import SIGINT, SIGTERM, Exits, Gone, Interrupted, Signalled
+from .claude_breaks import SIGINT, SIGKILL, SIGTERM, Endless, Exits, Gone, Interrupted, Signalled
 from .claude_calls import Record
 from .claude_link import Frame, HowCalled, Link, Progress
-from .claude_time import Rest, call_at_the_end, handled_by_runner, has_runner, leave
+from .claude_part import Cast, Part
+from .claude_time import Rest, call_at_the_end, handled_by_runner, has_runner, have_read, leave
 from .fake_clock import FakeClock
 
 _BUFFER: Final = 65_536
+_PATIENCE: Final = 1.0
 _LOOK_AGAIN: Final = 0.001
 """Real seconds between two looks at how far a reader is."""
 
@@ -30,7 +34,9 @@ _LOOK_AGAIN: Final = 0.001
 class Hand:
     """One process, for the thread of its player; ``signal`` and ``link.wake`` for any thread."""
 
-    def __init__(self, link: Link, clock: Clock, is_closing: Callable[[], bool]) -> None:
+    def __init__(
+        self, link: Link, clock: Clock, cast: Cast | None, is_closing: Callable[[], bool]
+    ) -> None:
         self.link = link
         self.clock = clock
         self.pid: int | None = None
@@ -42,8 +48,17 @@ class Hand:
         """Called with each piece of stdin, empty at its end, once that is in the record."""
         self.on_frame: Callable[[Frame], bool] = lambda _frame: False
         """Asked first whether a frame is its own: that of a recorder."""
+        self._cast = cast
+        self._part: Part | None = None
+        """On a fake clock, if it was started by a runner of ours."""
+        self._kept: deque[Frame] = deque()
+        """What it has said while it had not the turn."""
         self._is_closing = is_closing
         self._had_runner = False
+        self._out_of_reach = False
+        """Whether it has no number here, so that it can be sent no signal."""
+        self._lost = False
+        """Whether it has ended while it rested, and been declared for that."""
         self._output = bytearray()
         self._progress: Progress | None = None
         self._disturbed = False
@@ -55,22 +70,37 @@ class Hand:
     # -- its life
 
     def take(self) -> bool:
-        """Wait until it says how it was called; False if the test ends before."""
+        """Wait until it says how it was called, and may begin; False if the test ends before."""
         frame = self.link.next(None)
         while frame is None and not self._is_closing():
             frame = self.link.next(None)
         if frame is None or frame.kind != "H":
             return False
-        how = HowCalled.read(frame.content)
+        peer = self.link.peer
+        self._out_of_reach = peer == 0
+        how = HowCalled.read(frame.content, peer or None)
         self.record = Record(how, self.clock.now(), self.signal)
         self.pid = how.pid
+        while self._cast is not None and self._part is None:
+            part = self._cast.part_for(how)
+            if part is None:
+                break
+            part.come(self.link.wake)
+            if self._get_turn(part):
+                self._part = part
         self._declare()
         return True
+
+    def go_by_arrival(self) -> None:
+        """From now on it prints and waits when things come, and needs no turn for that."""
+        if self._part is not None:
+            self._part.leave(alive=True)
+            self._part = None
 
     def _declare(self) -> None:
         """For a process that no runner of ours declares."""
         assert self.pid is not None
-        if not has_runner(self.pid):
+        if self._part is None and not has_runner(self.pid):
             self.clock.outside_works(self.pid, f"claude (pid {self.pid})")
 
     def let_go(self) -> None:
@@ -80,11 +110,20 @@ class Hand:
                 self.record.exit_code = -9
             with self._signalling:
                 self._left = True  # so what signal() has declared is taken back below
+            if self._part is not None:
+                self._had_runner = True
+                self._part.leave()
             if isinstance(self.clock, FakeClock):
+                until = Real.monotonic() + _PATIENCE
                 while has_runner(self.pid) and not self._is_closing():
                     self._had_runner = True
                     Real.sleep(_LOOK_AGAIN)
+                    if self._lost and Real.monotonic() >= until:
+                        self._lost = False
+                        self.clock.outside_rests(self.pid)  # its runner lingers, and waits for time
                 leave(self.clock, self.pid, had_runner=self._had_runner)
+            if self._cast is not None:
+                self._cast.dismiss(self.pid)
         self.link.close()
 
     def signal(self, number: int) -> None:
@@ -96,6 +135,8 @@ class Hand:
             if self._left:  # its number may be another's by now
                 return
             assert self.pid is not None
+            if self._out_of_reach:
+                raise ProcessLookupError(f"claude (pid {self.pid}) has that number elsewhere only")
             self.clock.outside_works(self.pid, f"claude (pid {self.pid}), which was signalled")
             try:
                 with contextlib.suppress(ProcessLookupError):
@@ -105,6 +146,15 @@ class Hand:
                 # ever: so its rest ends in any case, and the next one asks how things are.
                 self._disturbed = True
                 self.link.wake()
+
+    def kill(self) -> None:
+        """End it, whatever it does, when the test is over. From any thread."""
+        if self.pid is not None and not self._out_of_reach:
+            # Its end of the channel is open, so the number is still its own.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, SIGKILL)
+        self.link.cut()
+        self.link.wake()
 
     # -- orders
 
@@ -144,6 +194,16 @@ class Hand:
                         self.record.exit_code = 128 + signalled.number
                         self.order("T", bytes([self.record.exit_code]))
 
+    def give_up(self, text: str) -> NoReturn:
+        """Complain and exit with 1, though nobody may read what it says. Raises Gone, at last."""
+        self.on_stdin = lambda _piece: None
+        self.complain(text)
+        self._progress = None
+        self.order("P")
+        with contextlib.suppress(Signalled):
+            self.wait_real(_PATIENCE, until=lambda: self._progress is not None)
+        self.exit(1, at_once=True)
+
     def die(self, number: int) -> NoReturn:
         """Of a signal of its own. Raises Gone, at last."""
         self.flush()
@@ -163,9 +223,21 @@ class Hand:
         if seconds == 0:
             return
         if isinstance(self.clock, FakeClock):
-            self._wait_fake(self.clock, seconds, why, until)
+            end_us = None
+            if seconds is not None:
+                why = f"{seconds:g} s for {why}"
+                end_us = self.clock.monotonic_us() + seconds_to_us(min(seconds, 1e11), "seconds")
+            if self._part is not None:
+                self._wait_in_part(self._part, end_us, why, until)
+            else:
+                self._wait_fake(self.clock, end_us, why, until)
         else:
             self.wait_real(seconds, until=until)
+
+    def hang(self, why: str, longest: float | None) -> NoReturn:
+        """Until a signal comes. In real time nobody would see that none will: raises Endless."""
+        self.wait(None if isinstance(self.clock, FakeClock) else longest, why)
+        raise Endless
 
     def wait_until(self, us: int, why: str) -> None:
         """Until the clock's monotonic time is ``us``."""
@@ -183,17 +255,45 @@ class Hand:
                 return
             self.hear(left)
 
-    def _wait_fake(
-        self, clock: FakeClock, seconds: float | None, why: str, until: Callable[[], bool]
+    def _wait_in_part(
+        self, part: Part, end_us: int | None, why: str, until: Callable[[], bool]
     ) -> None:
         assert self.pid is not None
-        end_us = (
-            None
-            if seconds is None
-            else clock.monotonic_us() + seconds_to_us(min(seconds, 1e11), "seconds")
-        )
-        if seconds is not None:
-            why = f"{seconds:g} s for {why}"
+        while True:
+            declared = part.declared
+            progress = self._ping()  # raises what has come to it
+            if until() or (end_us is not None and self.clock.monotonic_us() >= end_us):
+                return
+            have_read(self.pid)
+            if part.rest(declared, end_us, why) and not self._get_turn(part, declared, progress):
+                raise Gone
+
+    def _get_turn(self, part: Part, declared: int = 0, progress: Progress | None = None) -> bool:
+        """Wait until it may play, and say once what it has printed is handled; False: it won't.
+
+        What the process says meanwhile is kept until then. Raises Gone.
+        """
+        while not part.has_turn:
+            if part.is_over:
+                return False
+            if progress is not None and self._is_handled(progress):
+                part.settled(declared)
+                progress = None
+            frame = self.link.next(None if progress is None else _LOOK_AGAIN)
+            if self._is_closing():
+                raise Gone
+            if frame is not None and frame.kind == "gone":
+                self._lose()
+                raise Gone
+            if frame is not None:
+                self._kept.append(frame)
+                part.stir()
+        return True
+
+    def _wait_fake(
+        self, clock: FakeClock, end_us: int | None, why: str, until: Callable[[], bool]
+    ) -> None:
+        assert self.pid is not None
         while not until():
             self._settle()
             us = None if end_us is None else max(0, end_us - clock.monotonic_us())
@@ -228,8 +328,20 @@ class Hand:
                 if self._disturbed or until():
                     return False
             return True
+        except Gone:
+            if not self._is_closing():
+                self._lose()
+            raise
         finally:
             rest.cancel()
+
+    def _lose(self) -> None:
+        """It has ended while it rested, and its runner is about to see that. Until it has, somebody
+        works: with its rest ends what was due, and all might be found waiting for nothing."""
+        assert self.pid is not None
+        if has_runner(self.pid):
+            self._lost = True
+            self.clock.outside_works(self.pid, f"the end of claude (pid {self.pid})")
 
     def _settle(self) -> None:
         """Wait until what was written has been handled, and nothing is on its way."""
@@ -260,7 +372,7 @@ class Hand:
 
         Raises Gone, Signalled, and what ``on_stdin`` raises.
         """
-        frame = self.link.next(timeout)
+        frame = self._kept.popleft() if self._kept else self.link.next(timeout)
         if self._is_closing() or (frame is not None and frame.kind == "gone"):
             raise Gone
         if frame is None:

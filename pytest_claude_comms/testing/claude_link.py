@@ -6,6 +6,8 @@ import contextlib
 import os
 import select
 import socket
+import struct
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -32,17 +34,21 @@ class HowCalled:
     env: tuple[str, ...]
     max_retries: int
     """``CLAUDE_CODE_MAX_RETRIES``, or the CLI's own 10."""
+    parent: int = 0
 
     @classmethod
-    def read(cls, content: bytes) -> HowCalled:
-        pid, cwd, retries, count, *rest = content.split(b"\0")
+    def read(cls, content: bytes, pid: int | None) -> HowCalled:
+        """``pid``: which process it is for us. Its own word counts only if that is unknown: in a
+        PID namespace its number is that of somebody else here."""
+        own_pid, parent, cwd, retries, count, *rest = content.split(b"\0")
         argv, names = rest[: int(count)], rest[int(count) :]
         return cls(
-            pid=int(pid),
+            pid=int(own_pid) if pid is None else pid,
             cwd=os.fsdecode(cwd),
             argv=tuple(map(os.fsdecode, argv)),
             env=tuple(sorted(map(os.fsdecode, names))),
             max_retries=int(retries) if retries.isdigit() else 10,
+            parent=int(parent),
         )
 
 
@@ -78,6 +84,20 @@ class Link:
         self._frames: deque[Frame] = deque()
         self._gone = False
 
+    @property
+    def peer(self) -> int | None:
+        """The process at the other end, by its number here; None where the system does not say,
+        0 if it has none here."""
+        try:
+            if hasattr(socket, "SO_PEERCRED"):
+                told = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                return int(struct.unpack("3i", told)[0])
+            if sys.platform == "darwin":
+                return self._sock.getsockopt(0, 2)  # SOL_LOCAL, LOCAL_PEERPID
+        except OSError:
+            pass
+        return None
+
     def send(self, kind: str, content: bytes = b"") -> None:
         """Order something. That the stand-in is gone shows at ``next``."""
         left = memoryview(kind.encode() + len(content).to_bytes(4, "big") + content)
@@ -105,6 +125,11 @@ class Link:
         """End the present ``next``, or the one after it. From any thread."""
         with contextlib.suppress(OSError):  # it is full of wakes already, or closed
             self._waker.send(b"!")
+
+    def cut(self) -> None:
+        """Let the stand-in see that nobody is here any more: it exits. From any thread."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         for sock in (self._sock, self._woken, self._waker):

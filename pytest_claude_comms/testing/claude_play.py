@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
 from typing import Final, NoReturn
 
 from .claude_arguments import VERSION, Arguments, UsageError
-from .claude_breaks import SIGINT, Exits, Gone, Interrupted, Signalled
+from .claude_breaks import SIGINT, Endless, Exits, Gone, Interrupted, Signalled
 from .claude_hand import Hand
 from .claude_lines import Lines
 from .claude_link import Link
@@ -25,6 +27,12 @@ _NO_INPUT: Final = (
     "Error: Input must be provided either through stdin or as a prompt argument when using --print"
 )
 _NO_STDIN: Final = "Warning: no stdin data received in 3s, proceeding without it."
+_HINT: Final = 'script a run for each process: claude.replies("…")'
+_ENDLESS: Final = (
+    "claude (pid {pid}) hangs as scripted, and nothing has ended it for {seconds:g} real seconds: "
+    "ask for `clock`, or give a timeout=; if your code has one that is longer, set "
+    "claude.longest_hang"
+)
 _HELP: Final = "Usage: claude [options] [prompt]\n\nA scripted stand-in for the Claude CLI.\n"
 
 
@@ -32,7 +40,7 @@ class Player:
     """Plays to one process, on a thread of its own."""
 
     def __init__(self, link: Link, stage: Stage) -> None:
-        self.hand = Hand(link, stage.clock, lambda: stage.closing)
+        self.hand = Hand(link, stage.clock, stage.cast, lambda: stage.closing)
         self._stage = stage
         self._requests: Requests | None = None
         """What is asked on stdin; None while that is plain text."""
@@ -49,14 +57,29 @@ class Player:
                 self._play()
         except Gone:
             pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test is to fail with it
+            self._fail(error)
         finally:
             self.hand.let_go()
+
+    def _fail(self, error: Exception) -> None:
+        """The fault is ours, or the script's: it is not to look like one of the code tested."""
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        page = self._stage.failed(
+            f"claude (scripted): the stand-in itself failed: {error!r}\n{trace.rstrip()}"
+        )
+        with contextlib.suppress(Exception):
+            self.hand.give_up(page)
+        self.hand.link.cut()  # it is gone, or goes now
 
     def _play(self) -> None:
         try:
             self.hand.exit(self._all())
         except Exits as exits:
             self.hand.exit(exits.code)
+        except Endless:
+            longest, pid = self._stage.longest_hang or 0, self._record.how.pid
+            self.hand.give_up(self._stage.failed(_ENDLESS.format(pid=pid, seconds=longest)))
         except Signalled as signalled:
             if signalled.number != SIGINT:
                 self.hand.exit(128 + signalled.number, at_once=True)
@@ -145,7 +168,14 @@ class Player:
         self._sessions[lines.session_id] = self._spent
         self._stage.seeds.name_session(lines.session_id, seed)
         requests = self._requests or Requests(self._answer)
-        self._turns = TurnWriter(self.hand, self._output, lines, self._args, requests)
+        self._turns = TurnWriter(
+            self.hand,
+            self._output,
+            lines,
+            self._args,
+            requests,
+            longest_hang=self._stage.longest_hang,
+        )
         return self._take()
 
     def _make_lines(
@@ -230,11 +260,16 @@ class Player:
         assert self._turns is not None
         steps, cut = run.next_turn()
         if not steps:
-            self._refuse("the run has no further turn, and was asked again")
+            self._refuse(
+                "the run has no further turn, and was asked again",
+                'chain what it answers then: claude.replies("a").replies("b")',
+            )
         code = self._turns.write(steps, cut=cut)
         if code is None:
             self._refuse(
-                "the script does not say how this turn ends: add replies(…) or another end"
+                "the script does not say how this turn ends",
+                'chain an end to it, such as .replies("…"): says, uses_tool, denies and retries'
+                " go on with the turn",
             )
         return code
 
@@ -248,9 +283,9 @@ class Player:
             run.turns_played += 1
             self._turns.end(end)
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _refuse(self, what: str, hint: str = _HINT) -> NoReturn:
         self._record.scripted = False
-        raise Exits(self.hand.complain(self._stage.not_scripted(self._record, what)))
+        raise Exits(self.hand.complain(self._stage.not_scripted(self._record, what, hint)))
 
     # -- its stdin, if it is asked there
 

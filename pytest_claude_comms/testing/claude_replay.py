@@ -79,7 +79,7 @@ class Replay:
             if first is None and run.exit is not None:
                 self._hand.wait_until(start_us + round(run.duration * SECOND), _NEXT_LINE)
             else:
-                self._hand.wait(None, "a signal, as when it was recorded", until=lambda: False)
+                self._hand.hang("a signal, as when it was recorded", self._stage.longest_hang)
         except Signalled as signalled:
             if first is None or _NAMES.get(signalled.number) != first.sig or run.exit is None:
                 raise
@@ -136,6 +136,7 @@ class Replay:
 
     def _record(self) -> int:
         hand, record = self._hand, self._hand.record
+        hand.go_by_arrival()
         take = self._recording.begin(record.how, self._prompt() if self._requests is None else "")
         hand.on_stdin = lambda _piece: None  # it is the real CLI's from now on
         hand.on_frame = take.hears

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, Final, NoReturn
 
 from ..clock import seconds_to_us
@@ -70,15 +72,16 @@ class Verbs(ABC):
         option it is denied, as the CLI does by default.
         """
         _seconds(after, "after")
+        given = _tool(name, input)
         step = UsesTool(
             name=name,
-            input=dict(input or {}),
-            result=result,
+            input=given,
+            result=_text(result, "result"),
             is_error=is_error,
             asks=asks,
             after=after,
         )
-        return self._run()._add(step, _told("uses_tool", name, dict(input or {}), after=after))
+        return self._run()._add(step, _told("uses_tool", name, given, after=after))
 
     def denies(
         self,
@@ -90,23 +93,29 @@ class Verbs(ABC):
     ) -> Run:
         """Want to use a tool for which permission is denied; the turn goes on."""
         _seconds(after, "after")
-        told = message or f"{name} needs approval, and nobody is there to give it."
-        step = UsesTool(name=name, input=dict(input or {}), denied=told, after=after)
-        return self._run()._add(step, _told("denies", name, dict(input or {}), after=after))
+        given = _tool(name, input)
+        told = f"{name} needs approval, and nobody is there to give it."
+        told = (message is not None and _text(message, "message")) or told
+        step = UsesTool(name=name, input=given, denied=told, after=after)
+        return self._run()._add(step, _told("denies", name, given, after=after))
 
     def retries(
         self, status: int | None = 529, *, times: int = 1, every: float | None = None
     ) -> Run:
-        """The API fails so many times, and is asked again each time; then the run goes on.
+        """The API answers ``times`` times with the HTTP error ``status`` (None: the connection
+        fails), and the CLI asks again each time; then the run goes on::
 
-        ``status`` None: no HTTP answer came. It waits as the CLI does (0.5, 1, 2, 4, 8, 16, then
-        32 s, a little more each) or ``every`` so many seconds. A request is repeated as often as
-        CLAUDE_CODE_MAX_RETRIES in the process's environment allows (by default 10; ``ask_module``
-        says 3); one failure more and the turn ends as by ``fails(status)``, whatever was to
-        follow. All that the CLI does about a 429 is ``claude.retries(429, times=10).fails(429)``,
-        about a 529 (with its default model) ``times=2``.
+            claude.retries(529, times=2).replies("ok")       # two failures, then the answer
+            claude.retries(529, times=3).fails(529)          # the CLI gives up in the end
+
+        Before it asks again it waits as the CLI does (0.5, 1, 2, 4, 8, 16, then always 32 s, a
+        little more each), or ``every`` seconds. It asks again no more often than
+        CLAUDE_CODE_MAX_RETRIES in its environment says: 3 times under ``ask_module``, 10 where
+        it is not set. When a script has more retries than that, the turn ends there, as by
+        ``fails(status)``, and what was to follow does not come.
         """
-        if times < 1:
+        _status(status)
+        if _count(times, "times") < 1:
             raise ValueError(f"times must be at least 1, not {times!r}")
         if every is not None:
             _seconds(every, "every")
@@ -117,18 +126,23 @@ class Verbs(ABC):
     def fails(self, status: int | None, *, message: str | None = None, after: float = 0.0) -> Run:
         """The API answers with an HTTP error for good (None: the connection fails): exit 1."""
         _seconds(after, "after")
+        _status(status)
+        if message is not None:
+            _text(message, "message")
         return self._run()._add(Fails(status, message, after), _told("fails", status))
 
     def refuses(self, text: str = "no") -> Run:
         """A safety classifier stops the answer, and the second one too: exit 1."""
-        return self._run()._add(Refuses(text), _told("refuses"))
+        step = Refuses(_text(text, "text"))
+        return self._run()._add(step, _told("refuses"))
 
     def not_logged_in(self) -> Run:
         """There is no API key: exit 1."""
         return self._run()._add(NotLoggedIn(), _told("not_logged_in"))
 
     def max_turns(self) -> Run:
-        """Stop at the limit of turns: exit 1. ``--max-turns`` in the call is obeyed anyway."""
+        """Stop at the limit of turns: exit 1. ``--max-turns`` in the call is obeyed anyway, and
+        is the limit that is told of; without it that is the number of turns so far, at least 1."""
         return self._run()._add(MaxTurns(), _told("max_turns"))
 
     def hangs(self) -> Run:
@@ -155,13 +169,12 @@ class Verbs(ABC):
         """Die of a signal of its own (KILL, ABRT, SEGV), in the middle of ``text`` if any."""
         if signal not in _SIGNALS:
             raise ValueError(f"signal must be one of {', '.join(_SIGNALS)}, not {signal!r}")
+        _says(text, after, chunks, 0.0)
         run = self._run()
         told = _told("crashes", signal, after=after)
         if text:
-            _says(text, after, chunks, 0.0)
             run._add(Says(text=text, after=after, chunks=chunks, unfinished=True), told)
             return run._add(Ends(how="crash", code=_SIGNALS[signal]))
-        _seconds(after, "after")
         return run._add(Ends(how="crash", after=after, code=_SIGNALS[signal]), told)
 
     def truncates(self) -> Run:
@@ -170,8 +183,9 @@ class Verbs(ABC):
 
     def exits(self, code: int, *, stderr: str = "", after: float = 0.0) -> Run:
         """Exit with ``code``, here and now or after what was scripted before."""
-        if not 0 <= code <= 255:
-            raise ValueError(f"an exit code is between 0 and 255, not {code!r}")
+        if not 0 <= _count(code, "code") <= 255:
+            raise ValueError(f"code must be between 0 and 255, not {code!r}")
+        _text(stderr, "stderr")
         _seconds(after, "after")
         step = Ends(how="exit", code=code, stderr=stderr, after=after)
         return self._run()._add(step, _told("exits", code))
@@ -186,7 +200,13 @@ class Verbs(ABC):
 
     def usage_error(self, text: str) -> Run:
         """Refuse the command line: ``text`` on stderr, exit 1."""
-        return self._run()._add(WrongUsage(text), _told("usage_error", text))
+        step = WrongUsage(_text(text, "text"))
+        return self._run()._add(step, _told("usage_error", text))
+
+
+for _name, _verb in list(vars(Verbs).items()):
+    if isinstance(_verb, FunctionType) and not _name.startswith("_"):
+        _verb.__qualname__ = f"claude.{_name}"  # so that a TypeError names what was written
 
 
 @dataclass(eq=False)
@@ -315,13 +335,68 @@ class Condition:
 
 
 def _says(text: str, after: float, chunks: int, every: float) -> Says:
-    if not isinstance(text, str):
-        raise TypeError(f"the text must be a str, not {text!r}")
-    if chunks < 1:
+    _text(text, "text")
+    if _count(chunks, "chunks") < 1:
         raise ValueError(f"chunks must be at least 1, not {chunks!r}")
     _seconds(after, "after")
     _seconds(every, "every")
     return Says(text=text, after=after, chunks=chunks, every=every)
+
+
+def condition(prompt: object, module: object) -> Condition:
+    """What was given to ``when``. Raises TypeError or ValueError, naming the argument."""
+    if prompt is None and module is None:
+        raise ValueError("when() needs a prompt, a module or both")
+    pattern = None
+    if isinstance(prompt, str):
+        try:
+            pattern = re.compile(prompt)
+        except re.error as error:
+            raise ValueError(
+                f"prompt must be a regular expression, which {prompt!r} is not: {error}; "
+                "re.escape() makes one of a plain text"
+            ) from None
+    elif isinstance(prompt, re.Pattern) and isinstance(prompt.pattern, str):
+        pattern = prompt
+    elif prompt is not None:
+        raise TypeError(f"prompt must be a str, a regular expression, not {prompt!r}")
+    if module is None:
+        return Condition(pattern, None)
+    if not isinstance(module, (str, os.PathLike)) or not isinstance(os.fspath(module), str):
+        raise TypeError(f"module must be a path, or the last part of one, not {module!r}")
+    return Condition(pattern, os.fspath(module))
+
+
+def _text(text: object, what: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a str, not {text!r}")
+    return text
+
+
+def _count(count: object, what: str) -> int:
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{what} must be an int, not {count!r}")
+    return count
+
+
+def _status(status: object) -> None:
+    if status is not None and not 400 <= _count(status, "status") <= 599:
+        raise ValueError(f"status must be an HTTP error, from 400 to 599, or None, not {status!r}")
+
+
+def _tool(name: object, given: object) -> dict[str, Any]:
+    """A tool's input."""
+    _text(name, "name")
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"input must be a dict, as {{'file_path': 'a.txt'}}, not {given!r}")
+    made = dict(given)
+    try:
+        json.dumps(made, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise type(error)(f"input must be JSON, which {made!r} is not: {error}") from None
+    return made
 
 
 def _seconds(seconds: float, what: str) -> None:

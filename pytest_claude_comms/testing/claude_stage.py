@@ -11,9 +11,11 @@ from typing import Final
 from ..clock import Clock
 from ..render import clean
 from .claude_calls import Call, Record
+from .claude_part import Cast
 from .claude_script import Condition, Run
 from .claude_seeds import Seeds
 from .claude_speaker import Tokens
+from .fake_clock import FakeClock
 
 _ENOUGH: Final = 200
 
@@ -21,12 +23,15 @@ _ENOUGH: Final = 200
 class Stage:
     """Where the players of one test get their runs. From any thread."""
 
-    def __init__(self, clock: Clock, folder: str, places: Mapping[str, str]) -> None:
+    def __init__(self, clock: Clock, executable: str, places: Mapping[str, str]) -> None:
         self.clock = clock
-        self.folder = folder
-        """Of the executable."""
+        self.folder = os.path.dirname(executable)
+        self.cast = Cast(clock, executable) if isinstance(clock, FakeClock) else None
+        """Who plays on a fake clock."""
         self.closing = False
         """Whether the test is over."""
+        self.longest_hang: float | None = 60.0
+        """Real seconds, for who plays on no fake clock."""
         self.sessions: dict[str, Tokens] = {}
         """What has been used in each, by its id."""
         self.seeds = Seeds(places)
@@ -94,7 +99,7 @@ class Stage:
             self._pages.append(page)
         return page
 
-    def not_scripted(self, record: Record, what: str) -> str:
+    def not_scripted(self, record: Record, what: str, hint: str) -> str:
         """The page for a call of which the test said nothing, or too little; the test fails."""
         with self._mutex:
             scripted = []
@@ -110,7 +115,7 @@ class Stage:
                     f"  asked     {_asked(record)}",
                     f"  argv      {clean(shlex.join(record.how.argv))[:_ENOUGH]}",
                     "  scripted  " + ("\n".join(scripted).lstrip() or "nothing"),
-                    '  hint      script a run for each process: claude.replies("…")',
+                    f"  hint      {hint}",
                 ]
             )
             self._pages.append(page)

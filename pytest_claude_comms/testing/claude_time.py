@@ -1,4 +1,7 @@
-"""How a stand-in waits: in real time, or on a fake clock.
+"""How a stand-in waits on a fake clock if it has no part there (see :mod:`claude_part`).
+
+It plays when things come: a process of a plain ``subprocess``, one behind a wrapper, one that is
+being recorded. What is said here of the end of a process, and of a slow reader, is true of all.
 
 On a fake clock a process has to be *declared* by ``outside_works``: while one works, time stands
 still. It rests while nothing but fake time (or a signal) can bring it on. Who may say so, and when?
@@ -26,6 +29,7 @@ These are the races, and what shuts them out:
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -96,6 +100,20 @@ class Rest:
 def has_runner(pid: int) -> bool:
     """Whether a ``ClaudeProcess`` of this process runs it."""
     return pid in _running()
+
+
+def program_of(pid: int) -> str | None:
+    """What its ``ClaudeProcess`` has started; None: it has none."""
+    process = _running().get(pid)
+    return None if process is None else str(process.command[0])
+
+
+def have_read(pid: int) -> None:
+    """Have its ``ClaudeProcess`` read all that it has printed so far, and tell whom it tells."""
+    process = _running().get(pid)
+    if process is not None:
+        with contextlib.suppress(OSError, ValueError):  # it was killed, and its pipes are closed
+            process._drain()
 
 
 def handled_by_runner(pid: int) -> int | None:

@@ -29,13 +29,21 @@ class TurnWriter:
     """Writes the turns of one process, one at a time."""
 
     def __init__(
-        self, hand: Hand, output: Output, lines: Lines, args: Arguments, requests: Requests
+        self,
+        hand: Hand,
+        output: Output,
+        lines: Lines,
+        args: Arguments,
+        requests: Requests,
+        *,
+        longest_hang: float | None,
     ) -> None:
         self._hand = hand
         self._output = output
         self._lines = lines
         self._args = args
         self._requests = requests
+        self._longest_hang = longest_hang
         self._most_retries = hand.record.how.max_retries
         self._turn: Turn | None = None
         self._message: Message | None = None
@@ -100,7 +108,7 @@ class TurnWriter:
         elif isinstance(step, NotLoggedIn):
             self._fail(ApiError(text=_NOT_LOGGED_IN, error="authentication_failed"), status=None)
         elif isinstance(step, MaxTurns):
-            self._stop_at(self._args.max_turns or self._the_turn.messages)
+            self._stop_at(self._args.max_turns or max(1, self._the_turn.messages))
         elif isinstance(step, Ends):
             self.end(step)
 
@@ -304,7 +312,7 @@ class TurnWriter:
         """End the process, in a turn or after one. Raises Exits, and what waiting raises."""
         self._hand.wait(step.after, "its end")
         if step.how in ("hang", "linger"):
-            self._hand.wait(None, "a signal: it hangs", until=lambda: False)
+            self._hand.hang("a signal: it hangs", self._longest_hang)
         if step.how == "crash":
             self._hand.die(step.code)
         if step.how == "truncate":

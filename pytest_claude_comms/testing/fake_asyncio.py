@@ -23,6 +23,8 @@ from ..loop_wakeup import LoopWakeup
 from .actors import ORDINARY, POLLS, Actor, Real
 from .scheduler import Scheduler
 
+_CLEANING = 0.05
+"""Real seconds for which a loop whose clock has stopped waits at a time."""
 _SELECTORS = (
     "SelectSelector",
     "PollSelector",
@@ -81,7 +83,9 @@ class FakeLoops:
         def time(_: Any) -> float:
             if scheduler.me() is None:
                 return Real.monotonic()
-            return scheduler.now_us / SECOND
+            # A loop whose clock has stopped is cleaned up in real time: another error now would
+            # hide the one that stopped it.
+            return scheduler.now_us / SECOND + (scheduler.stopped_for or 0.0)
 
         return time
 
@@ -96,6 +100,9 @@ class FakeLoops:
             ready = real(selector, 0)
             if ready:
                 return ready
+            stopped_for = scheduler.stopped_for
+            if stopped_for is not None and stopped_for < scheduler.watchdog:
+                return real(selector, _CLEANING if timeout is None else min(timeout, _CLEANING))
             span_us = None if timeout is None else max(0, round(timeout * SECOND))
             if span_us == 0 and not scheduler.others_are_ready:
                 return ready

@@ -61,6 +61,8 @@ class FakeClock(Clock):
         self._freeze: Freeze | None = None
         self._outside = threading.local()
         """How deep each thread is in ``outside``."""
+        self.when_declared: list[Callable[[object], object]] = []
+        """Each is called with the key of work that is being declared, right before it counts."""
         self.jumps = 0
         """How often time has moved."""
 
@@ -178,6 +180,8 @@ class FakeClock(Clock):
         return _FakeBackoff(self._scheduler, bound_us)
 
     def outside_works(self, key: object, what: Why) -> None:
+        for hear in self.when_declared:
+            hear(key)
         self._scheduler.outside_works(key, what)
 
     def outside_rests(self, key: object) -> None:

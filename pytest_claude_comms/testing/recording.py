@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..claude.transcript import Transcript
 from ..render import clean
 from .redaction import Hook, Redactor
-from .sameness import all_heard, prompt_hash, same_words, with_uuids_of
+from .sameness import all_heard, prompt_hash, same_words, with_places_of, with_uuids_of
 from .take import Take
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ class Recording:
 
         Compared are the arguments and the prompt, the folders and what is redacted apart. UUIDs
         among the arguments (``--session-id``, ``--resume``) and names of temporary files may
-        differ: each run has its own. ``transcript`` then names the sessions of this call.
+        differ: each run has its own. ``transcript`` then names the sessions and the folders of
+        this call.
         """
         recorded = self.transcript
         assert recorded is not None
@@ -85,7 +86,7 @@ class Recording:
             )
         if differs:
             return self._page(differs)
-        self.transcript = with_uuids_of(recorded, how.argv)
+        self.transcript = with_places_of(with_uuids_of(recorded, how.argv), redactor)
         return None
 
     def stale_message(self, number: int, how: HowCalled, text: str | None) -> str | None:
@@ -128,6 +129,10 @@ class Recordings:
     test: str
     """How pytest is to be told of this test."""
     records: bool
+    test_on_any: str = ""
+    """The same without its store: its recordings are one."""
+    taken: dict[str, str] = field(default_factory=dict)
+    """Which test, on whatever store, recorded what, in all of the session."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Further folders to redact, by mark."""
     hooks: list[Hook] = field(default_factory=list)
@@ -152,6 +157,13 @@ class Recordings:
                 f"a recording is named by letters, digits, '_', '-' and '.', not {name!r}"
             )
         path = os.path.join(self.folder, f"{name.removesuffix('.jsonl')}.jsonl")
+        if self.records:
+            other = self.taken.setdefault(path, self.test_on_any)
+            if other != self.test_on_any:
+                raise AssertionError(
+                    f"{clean(path)} was just recorded by {other}\n"
+                    "  hint  give each test a recording of its own: claude.recorded(name)"
+                )
         found = Recording(self, name, path, None if self.records else self._load(path))
         self._made.append(found)
         return found
@@ -172,7 +184,10 @@ class Recordings:
 
     def not_written(self, why_not: str) -> list[dict[str, str]]:
         made = self._made if self.records else []
-        return [{"path": recording.path, "why_not": why_not} for recording in made]
+        return [{**self._note(recording), "why_not": why_not} for recording in made]
+
+    def _note(self, recording: Recording) -> dict[str, str]:
+        return {"path": recording.path, "test": self.test_on_any}
 
     def finish(self, why_not: str | None) -> list[dict[str, str]]:
         """The test is over: write what was recorded, unless ``why_not``; what became of each.
@@ -185,7 +200,7 @@ class Recordings:
         for recording in self._made:
             take = recording.take
             reason = why_not or ("nobody called claude" if take is None else take.why_not)
-            note = {"path": recording.path}
+            note = self._note(recording)
             notes.append(note)
             if reason is not None or take is None:
                 note["why_not"] = reason or ""
@@ -208,9 +223,18 @@ class RecordingReport:
 
     def __init__(self) -> None:
         self._notes: list[dict[str, str]] = []
+        self._by_path: dict[str, dict[str, None]] = {}
+        """Which tests recorded it, in order; more than one only where they ran in several
+        processes, see :attr:`Recordings.taken`."""
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self._notes += getattr(report, "claude_comms_recorded", [])
+        for note in getattr(report, "claude_comms_recorded", []):
+            self._notes.append(note)
+            self._by_path.setdefault(note["path"], {})[note["test"]] = None
+
+    def pytest_sessionfinish(self, session: Any) -> None:
+        if session.exitstatus == 0 and any(len(tests) > 1 for tests in self._by_path.values()):
+            session.exitstatus = 1
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         terminalreporter.section("claude-comms: recordings")
@@ -223,6 +247,11 @@ class RecordingReport:
                 terminalreporter.write_line(
                     f"{path}: written ({note['what']}); redacted: {redacted}"
                 )
+        for name, tests in self._by_path.items():
+            if len(tests) > 1:
+                line = f"{clean(os.path.relpath(name))}: {' and '.join(tests)} record it, one over "
+                line += "the other; give each a recording of its own: claude.recorded(name)"
+                terminalreporter.write_line(line, red=True)
         if not self._notes:
             terminalreporter.write_line("none: no test that ran calls claude.recorded()")
 

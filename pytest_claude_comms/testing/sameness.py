@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from ..claude.transcript import Transcript, TranscriptEntry
-from .redaction import PLACES
+from .redaction import PLACES, Redactor
 
 _UUID: Final = re.compile(
     r"(?<![0-9A-Za-z-])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9A-Za-z-])", re.IGNORECASE
@@ -78,6 +76,18 @@ def with_uuids_of(recorded: Transcript, argv: Sequence[str]) -> Transcript:
     return replace(recorded, entries=tuple(map(renamed, recorded.entries)))
 
 
+def with_places_of(recorded: Transcript, redactor: Redactor) -> Transcript:
+    """The recording, whose lines name the folders of now, as ``redactor`` knows them."""
+    marks = PLACES.intersection(recorded.redacted)
+
+    def named(entry: TranscriptEntry) -> TranscriptEntry:
+        if entry.stream == "recorder":
+            return entry
+        return replace(entry, line=redactor.restored(entry.line, marks))
+
+    return replace(recorded, entries=tuple(map(named, recorded.entries)))
+
+
 # -- --input-format stream-json
 
 
@@ -85,25 +95,6 @@ def streams_in(argv: Sequence[str]) -> bool:
     """Whether the prompts come as lines of JSON."""
     flat = " ".join(each for word in argv for each in word.split("=", 1))
     return "--input-format stream-json" in flat
-
-
-def user_message(line: bytes) -> str | None:
-    """What a line of stdin asks; None if it is no message of the user's."""
-    with contextlib.suppress(ValueError, AttributeError):
-        said = json.loads(line)
-        if said.get("type") == "user":
-            return text_of(said)
-    return None
-
-
-def text_of(said: dict[str, Any]) -> str:
-    """The text of a user's message."""
-    content = (said.get("message") or {}).get("content")
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    texts = [block.get("text") for block in blocks if isinstance(block, dict)]
-    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def remark_of(sha256: str) -> str:

@@ -58,6 +58,7 @@ class Scheduler:
         self._closed: str | None = None
         self._taken_over = False
         self._interrupted = False
+        self._stopped_at: float | None = None
 
     # -- who is asking
 
@@ -332,6 +333,7 @@ class Scheduler:
         # Whoever has the turn never gave it back; when it comes to the clock it ends there.
         self._closed = "an actor blocked outside the clock"
         self._taken_over = True
+        self._stopped_at = Real.monotonic()
         self._holder = self.test
         self.test.parked = False
 
@@ -439,6 +441,11 @@ class Scheduler:
         self._kick()
 
     # -- its end
+
+    @property
+    def stopped_for(self) -> float | None:
+        """Real seconds since an actor that blocked outside stopped this clock; None: it goes on."""
+        return None if self._stopped_at is None else Real.monotonic() - self._stopped_at
 
     def check_open(self) -> None:
         """End who still uses a clock that has stopped."""

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import socket
 import tempfile
 import threading
@@ -14,12 +13,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from .. import resources
-from ..clock import Clock, SystemClock
+from ..clock import Clock, SystemClock, seconds_to_us
 from .claude_calls import Call
 from .claude_executable import remove_executable, why_not_here, write_executable
 from .claude_link import Link
 from .claude_play import Player
-from .claude_script import Condition, Run, Verbs
+from .claude_script import Condition, Run, Verbs, condition
 from .claude_speaker import Tokens
 from .claude_stage import Stage
 from .claude_steps import Recorded
@@ -59,11 +58,15 @@ class ScriptedClaude(Verbs):
     **Time** is the ``clock``'s. On a :class:`FakeClock` delays are fake, while process, pipes and
     signals are real: fake time stands still while the process works, and goes on while it waits
     and all that it wrote has been handled. For that, whoever starts it declares it, as
-    ``ask_module`` and ``ClaudeProcess`` do. Started by a plain ``subprocess``, it is known to the
-    clock only once it has come up, some 15 ms later, and handled is what has been read from the
-    pipe: time may jump before your code has acted on it. Wrap the start and what follows from
-    the output in ``clock.outside(…)``. A test that itself blocks on such a process
-    (``subprocess.run``) keeps its turn, so no fake time passes and a delay never ends: the
+    ``ask_module`` and ``ClaudeProcess`` do. Processes that these start take turns: they take
+    their runs in the order in which they were started, each prints all that it has for an instant
+    before anybody else goes on, and ``ask_module(wait=False)`` returns when the process waits for
+    the first time or has ended. So the same test has the same events in the same order, always.
+    Started by a plain ``subprocess``, it is known to the clock only once it has come up, some
+    15 ms later; of two the one that comes up first takes the first run; and handled is what has
+    been read from the pipe: time may jump before your code has acted on it. Wrap the start and
+    what follows from the output in ``clock.outside(…)``. A test that itself blocks on such a
+    process (``subprocess.run``) keeps its turn, so no fake time passes and a delay never ends: the
     clock's watchdog fails the test with ClockDeadlock after 10 real seconds. A signal of the
     test's own goes by ``claude.calls[0].kill(SIGTERM)``, which tells the clock.
 
@@ -92,7 +95,7 @@ class ScriptedClaude(Verbs):
         self.clock: Clock = SystemClock() if clock is None else clock
         self._recordings = recordings
         places = {} if recordings is None else recordings.places
-        self._stage = Stage(self.clock, self.folder, places)
+        self._stage = Stage(self.clock, self.executable, places)
         self._players: set[Player] = set()
         self._threads: list[threading.Thread] = []
         self._mutex = threading.Lock()
@@ -120,16 +123,19 @@ class ScriptedClaude(Verbs):
     def _run(self) -> Run:
         return self._stage.run_for(Condition())
 
-    def when(self, *, prompt: str | None = None, module: str | None = None) -> When:
+    def when(
+        self,
+        *,
+        prompt: str | re.Pattern[str] | None = None,
+        module: str | os.PathLike[str] | None = None,
+    ) -> When:
         """Script a run for some calls only: those whose prompt has a match of the regular
         expression ``prompt``, in the directory ``module`` (a path, or just its last part).
 
         ``when(…).recorded(…)`` plays a recording for them. While one waits, no call is refused
         as the CLI would refuse it: that is for its recording to tell.
         """
-        if prompt is None and module is None:
-            raise ValueError("when() needs a prompt, a module or both")
-        return When(self, Condition(None if prompt is None else re.compile(prompt), module))
+        return When(self, condition(prompt, module))
 
     def recorded(self, name: str | None = None) -> Run:
         """Script the next run from ``transcripts/<name>.jsonl`` beside the test's file.
@@ -167,6 +173,19 @@ class ScriptedClaude(Verbs):
         if self._recordings is None:
             raise RuntimeError(f"{verb}() is for the claude fixture, which knows the test's folder")
         return self._recordings
+
+    @property
+    def longest_hang(self) -> float | None:
+        """How many real seconds a process that hangs as scripted may do so where there is no fake
+        clock: after 60, unless it is set to another number, or to None for no limit, it ends and
+        the test fails. On a fake clock there is none: a hang that nothing ends is a deadlock."""
+        return self._stage.longest_hang
+
+    @longest_hang.setter
+    def longest_hang(self, seconds: float | None) -> None:
+        if seconds is not None:
+            seconds_to_us(seconds, "longest_hang")
+        self._stage.longest_hang = seconds
 
     def knows_session(self, session_id: str) -> None:
         """Accept ``--resume`` of a session that none of its processes began."""
@@ -206,15 +225,13 @@ class ScriptedClaude(Verbs):
             self._stage.closing = True
             players = list(self._players)
         for player in players:
-            pid = player.hand.pid
-            if pid is not None:  # it holds its end of the channel, so the pid is its own
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            player.hand.link.wake()
+            player.hand.kill()
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as door:
             door.connect(self._path)  # wakes the server
         for thread in self._threads:
             thread.join()
+        if self._stage.cast is not None:
+            self._stage.cast.close()
         self._remove_socket()
         remove_executable(self.executable)
 

@@ -148,7 +148,7 @@ def _how_called() -> bytes:
     argv = [each.encode(encoding, errors) for each in sys.argv[1:]]
     names = [bytes(name) for name in posix.environ]
     retries = bytes(posix.environ.get(b"CLAUDE_CODE_MAX_RETRIES", b""))
-    head = [b"%d" % posix.getpid(), cwd, retries, b"%d" % len(argv)]
+    head = [b"%d" % posix.getpid(), b"%d" % posix.getppid(), cwd, retries, b"%d" % len(argv)]
     return b"\0".join(head + argv + names)
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 from ..claude.command import RUN_MARK, find_cli
 from ..claude.transcript import SentSignal, StreamName, Transcript, TranscriptEntry
 from ..clock import SECOND
+from .claude_arguments import UsageError
+from .claude_requests import Requests
 from .redaction import Redactor
-from .sameness import prompt_hash, remark_of, streams_in, user_message
+from .sameness import prompt_hash, remark_of, streams_in
 
 if TYPE_CHECKING:
     from .claude_link import Frame, HowCalled
@@ -47,7 +49,7 @@ class Take:
     _signals: list[SentSignal] = field(default_factory=list)
     _asked: list[tuple[int, str]] = field(default_factory=list)
     """What came on stdin by lines of JSON, and how many lines had come from the CLI by then."""
-    _stdin: bytearray = field(default_factory=bytearray)
+    _requests: Requests = field(default_factory=lambda: Requests(lambda _answer: None))
 
     @property
     def over(self) -> bool:
@@ -80,11 +82,10 @@ class Take:
         return True
 
     def _read_stdin(self, piece: bytes) -> None:
-        self._stdin += piece or b"\n"
-        *whole, rest = bytes(self._stdin).split(b"\n")
-        self._stdin = bytearray(rest)
-        asked = [text for line in whole if (text := user_message(line)) is not None]
-        self._asked += [(len(self._lines), text) for text in asked]
+        with contextlib.suppress(UsageError):  # it is for the CLI to refuse
+            self._requests.take_in(piece)
+        self._asked += [(len(self._lines), text) for text in self._requests.prompts]
+        self._requests.prompts.clear()
 
     def find_cli(self, own_folder: str) -> str:
         """The real one. Raises ClaudeNotFound."""

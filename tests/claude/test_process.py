@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import pytest
 
 import pytest_claude_comms
 from pytest_claude_comms import resources
-from pytest_claude_comms.claude import descendants
+from pytest_claude_comms.claude import descendants, lifeline, pipes
 from pytest_claude_comms.claude.command import RUN_MARK, build_environment
 from pytest_claude_comms.claude.process import ClaudeProcess, running
 from pytest_claude_comms.claude.stream import StreamReader
@@ -521,6 +523,89 @@ def test_an_orphan_of_an_orphan_is_found_by_its_mark(claude: Claude) -> None:
         assert descendants.find(None, token) == set()
 
 
+_NO_MARK = """
+import os, subprocess
+code = "import os, time; os.setsid(); os.write(1, str(os.getpid()).encode()); time.sleep(600)"
+shell = [sys.executable, "-IS", "-c", code]
+with subprocess.Popen(shell, env={}, stdin=-3, stdout=-1, stderr=-3) as tool:
+    os.write(1, tool.stdout.read1() + b"\\n")
+    os._exit(0)
+"""
+"""The tool of a tool: an orphan, in a session of its own, without any environment."""
+
+
+@linux
+def test_an_orphan_without_environment_is_found_by_its_limit(claude: Claude) -> None:
+    script = f"child('import sys' + {_NO_MARK!r}, start_new_session=True); time.sleep(600)"
+    with claude(script) as process:
+        (pid,) = map(int, output_until(process, 1))
+        assert RUN_MARK.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        (row,) = (row for row in descendants._rows() if row.pid == pid)
+        assert process.pid not in (row.parent, row.session)
+        try:
+            process.end("cancelled")
+            assert not alive(pid)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@linux
+def test_a_runner_that_dies_takes_such_an_orphan_along(claude: Claude, tmp_path: Path) -> None:
+    claude(
+        f"os.waitpid(child('import sys' + {_NO_MARK!r}, start_new_session=True), 0)\n"
+        "say('up\\n'); time.sleep(600)"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-c", _RUNNER, str(tmp_path / "claude"), "is killed"],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+    )
+    assert runner.stdout is not None
+    pids = [int(word) for word in runner.stdout.readline().split()]
+    try:
+        runner.kill()
+        wait_for(lambda: not any(alive(pid) for pid in pids))
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        runner.stdout.close()
+        runner.wait()
+
+
+@linux
+def test_the_limit_is_its_own_and_limits_nothing(claude: Claude) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_RTTIME)
+    script = "import resource; sys.stdin.read(); say(resource.getrlimit(resource.RLIMIT_RTTIME))"
+    with claude(script.replace("say(", "say('%d %d' % ")) as process:
+        soft, hard = map(int, read_all(process).split())
+        assert soft == descendants.limit_of(process._started().token) > 1 << 62
+        assert hard == before[1]
+    assert resource.getrlimit(resource.RLIMIT_RTTIME) == before
+    assert descendants.limit_of("t1") != descendants.limit_of("t2")
+
+
+@linux
+def test_where_no_limit_can_be_set_it_runs_all_the_same(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    def refuse(*_: object) -> Any:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(resource, "prlimit", refuse)
+    script = f"say(str({_TOOLS['a session of its own']}) + '\\n'); time.sleep(600)"
+    with claude(script) as process:
+        (pid,) = output_until(process, 1)
+        process.end("timeout")
+        assert not alive(int(pid))
+
+
 @linux
 def test_who_keeps_the_pipe_is_not_waited_for_for_ever(claude: Claude, clock: FakeClock) -> None:
     script = """
@@ -706,6 +791,263 @@ def test_a_runner_that_dies_takes_its_child_along(
                 os.killpg(pid, signal.SIGKILL)
         runner.stdout.close()
         runner.wait()
+
+
+# -- a fork of the runner, at the worst moment
+
+
+class Forks:
+    """Another thread forks, at a moment, and the fork lives on, as a worker of a pool does."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self.pids: list[int] = []
+
+    def fork(self) -> None:
+        """Let it fork now; returns once it has, or has to wait until this moment is over."""
+        thread = threading.Thread(target=self._fork)
+        thread.start()
+        self._threads.append(thread)
+        thread.join(0.2)  # really: no other thread can see that it waits
+
+    def _fork(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(LONG)
+            os._exit(0)
+        self.pids.append(pid)
+
+    def end(self) -> None:
+        while self._threads:
+            self._threads.pop().join(LONG)
+        while self.pids:
+            pid = self.pids.pop()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def forks() -> Iterator[Forks]:
+    forks = Forks()
+    yield forks
+    forks.end()
+
+
+may_fork = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@linux
+@may_fork
+@pytest.mark.parametrize("moment", ["it has pipes", "Popen waits for the exec", "it has started"])
+def test_a_fork_while_it_starts_has_none_of_its_pipes(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch, forks: Forks, moment: str
+) -> None:
+    home: Any = subprocess
+    name = "Popen"
+    if moment == "it has pipes":
+        home, name = subprocess.Popen, "_execute_child"
+    elif moment == "Popen waits for the exec":
+        home, name = (
+            (subprocess, "_fork_exec")
+            if sys.version_info >= (3, 11)
+            else (sys.modules["_posixsubprocess"], "fork_exec")
+        )
+    true_call = getattr(home, name)
+
+    def call(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()  # the CLI's start only, not that of the shell beside it
+        if moment != "it has started":
+            forks.fork()
+        value = true_call(*args, **options)
+        if moment == "it has started":
+            forks.fork()
+        return value
+
+    process = claude("say(sys.stdin.read().upper())")
+    monkeypatch.setattr(home, name, call)
+    starting = threading.Thread(target=process.start)
+    starting.start()
+    starting.join(3)
+    try:
+        assert not starting.is_alive(), "Popen waits for the end of a pipe that the fork has too"
+        assert process.wait(3), "the prompt has no end"
+        assert (process.take(), len(forks.pids)) == ([b"HI"], 1)
+    finally:
+        forks.end()
+        starting.join(LONG)
+        process.kill()
+
+
+@linux
+@may_fork
+def test_a_fork_while_a_pipe_is_let_go_has_no_end_of_it(forks: Forks) -> None:
+    read, write = os.pipe()
+    pipe = os.fdopen(write, "wb", 0)
+
+    class Slow:
+        def close(self) -> None:
+            if not pipe.closed:
+                forks.fork()
+            pipe.close()
+
+    slow: Any = Slow()
+    lifeline.hold(slow)
+    lifeline.let_go(slow)
+    os.set_blocking(read, False)
+    assert os.read(read, 1) == b""  # BlockingIOError: somebody else has the other end too
+    os.close(read)
+
+
+@linux
+@may_fork
+def test_a_fork_hinders_no_thread_from_ending(forks: Forks) -> None:
+    stop = pipes.Stop()
+    forks.fork()  # it has a copy of the pipe by which threads are told to stop
+    read, write = os.pipe()
+    thread = threading.Thread(target=stop.wait, args=(read, select.POLLIN))
+    thread.start()
+    stop.set()
+    thread.join(3)
+    assert not thread.is_alive()
+    stop.close()
+    os.close(read)
+    os.close(write)
+
+
+_FORKED = """
+import os, signal, subprocess, sys
+from pytest_claude_comms.claude.process import ClaudeProcess
+
+def ask(prompt):
+    process = ClaudeProcess(prompt, cwd=".", command=[sys.argv[1]], env=dict(os.environ))
+    with process:
+        process.wait()
+        return b"".join(process.take()).decode()
+
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        subprocess.Popen._execute_child = true_call
+        print(ask("in the fork"), flush=True)
+        os._exit(0)
+    print(os.waitpid(pid, 0)[1])
+
+def call(*args, **options):         # at-fork hooks run in the thread that is starting one
+    subprocess.Popen._execute_child = true_call
+    fork()
+    return true_call(*args, **options)
+
+true_call, subprocess.Popen._execute_child = subprocess.Popen._execute_child, call
+print(ask("while it starts"), flush=True)
+fork()
+"""
+
+
+@linux
+def test_a_fork_may_ask_too(claude: Claude, tmp_path: Path) -> None:
+    claude("say(sys.stdin.read())")
+    shown = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _FORKED, str(tmp_path / "claude")],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    assert shown.stdout.splitlines() == ["in the fork", "0", "while it starts", "in the fork", "0"]
+
+
+# -- no free descriptor
+
+_NO_DESCRIPTOR = """
+import os, resource, sys, threading
+from pytest_claude_comms.claude.process import ClaudeProcess
+process = ClaudeProcess("hi", cwd=".", command=[sys.argv[1]], env=dict(os.environ), grace=0.2)
+process.start()
+while b"".join(process._chunks).count(b"\\n") < 2:
+    pass
+pid = int(b"".join(process.take()).split()[0])
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+ender = threading.Thread(target=getattr(process, sys.argv[2]), daemon=True)
+ender.start()
+ender.join(10)
+code, ended = process.exit_code, process.ended
+while held:
+    os.close(held.pop())
+with open(f"/proc/{pid}/stat") if os.path.exists(f"/proc/{pid}") else open(os.devnull) as file:
+    state = file.read().rpartition(")")[2].split()[:1]
+print("returned" if not ender.is_alive() else "hangs", "ended" if ended else "not ended", code,
+      "tool is dead" if state in ([], ["Z"]) else "tool lives", flush=True)
+os._exit(0)
+"""
+
+
+@linux
+@pytest.mark.parametrize("how", ["end", "kill"])
+@pytest.mark.parametrize("ignores", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+def test_without_a_free_descriptor_it_is_ended_too(
+    claude: Claude, tmp_path: Path, how: str, ignores: str
+) -> None:
+    claude(
+        f"say(str({_TOOLS['deaf to SIGTERM']}) + '\\n')\n{ignores}\nsay('up\\n')\ntime.sleep(600)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", _NO_DESCRIPTOR, str(tmp_path / "claude"), how],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    code = -9 if ignores or how == "kill" else -15
+    assert shown.stdout == f"returned ended {code} tool is dead\n", shown.stderr
+    assert shown.stderr == ""
+
+
+@linux
+def test_who_cannot_be_looked_up_hinders_no_end(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(*_: object, **__: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    seen: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    with claude("say('up\\n'); time.sleep(600)") as process:
+        output_until(process, 1)
+        monkeypatch.setattr(descendants, "find", find)
+        try:
+            process.begin_end("timeout")
+            assert process.wait(3)
+            assert process.exit_code == -15
+            wait_for(lambda: seen)
+            assert [each.exc_value.errno for each in seen] == [errno.EMFILE]  # and it is said
+        finally:
+            monkeypatch.undo()
+            process.kill()
+
+
+@linux
+def test_a_process_that_cannot_be_read_is_not_one_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    me = {descendants.Relative(os.getpid(), "?")}
+    monkeypatch.setattr("builtins.open", refuse)
+    for look in (lambda: descendants.find(None, "t1"), lambda: descendants.kill(me)):
+        with pytest.raises(OSError, match="Too many"):
+            look()
 
 
 @linux

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_claude_comms.claude.command import RUN_MARK
 from pytest_claude_comms.clock import Clock
 from pytest_claude_comms.testing.scripted_claude import ScriptedClaude
 
@@ -52,8 +53,11 @@ class Process:
         self._start = self.clock.monotonic()
         self.ended_at = -1.0
         self._over = self.clock.wakeup()
+        self.command = [claude.executable, *argv]
+        if running is not None and env is None:
+            env = {**os.environ, RUN_MARK: "of this test"}
         self.popen = subprocess.Popen(
-            [claude.executable, *argv],
+            self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,6 +105,9 @@ class Process:
             del self._running[self.pid]
             self._over.set()
             self.clock.outside_rests(self.pid)
+
+    def _drain(self) -> None:
+        """Our runner's reads at once what there is; nobody on the clock waits for what we read."""
 
     def wait(self) -> None:
         """Wait on the clock, as our runner's does: woken before time goes on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import stat
@@ -11,15 +12,19 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms import resources
+from pytest_claude_comms import ask_module, open_store, resources
 from pytest_claude_comms.claude.stream import StreamOutcome, StreamReader, read_stream
+from pytest_claude_comms.testing import FakeClock
 from pytest_claude_comms.testing.claude_executable import why_not_here
 from pytest_claude_comms.testing.claude_script import Verbs
+from pytest_claude_comms.testing.claude_steps import Says, Step
+from pytest_claude_comms.testing.claude_turn import TurnWriter
 from pytest_claude_comms.testing.scripted_claude import ScriptedClaude
 from tests.claude_stand_in.kit import PARTIAL, STREAM, STREAM_IN, Process, run, until, user
 
@@ -376,6 +381,7 @@ class TestCalls:
         claude.says("one")
         process = run(claude, "-p", "q", *STREAM)
         assert "does not say how this turn ends" in process.stderr
+        assert "hint      chain an end to it" in process.stderr
         with pytest.raises(AssertionError, match="how this turn ends"):
             claude.close()
 
@@ -404,17 +410,78 @@ class TestCalls:
         with pytest.raises(ValueError):
             script(scripted)
 
+    @pytest.mark.parametrize(
+        ("script", "error", "named"),
+        [
+            (lambda c: c.when(prompt="("), ValueError, "prompt must be a regular expression"),
+            (lambda c: c.when(prompt=3), TypeError, "prompt must be a str"),
+            (lambda c: c.when(module=3), TypeError, "module must be a path"),
+            (lambda c: c.when(module=b"a"), TypeError, "module must be a path"),
+            (lambda c: c.uses_tool("Read", "a.txt"), TypeError, "input must be a dict"),
+            (lambda c: c.uses_tool(3), TypeError, "name must be a str"),
+            (lambda c: c.uses_tool("Read", {"a": {1}}), TypeError, "input must be JSON"),
+            (lambda c: c.uses_tool("Read", {"a": float("nan")}), ValueError, "input must be JSON"),
+            (lambda c: c.uses_tool("Read", result=3), TypeError, "result must be a str"),
+            (lambda c: c.denies("Read", message=3), TypeError, "message must be a str"),
+            (lambda c: c.denies("Read", [1]), TypeError, "input must be a dict"),
+            (lambda c: c.fails("overloaded"), TypeError, "status must be an int"),
+            (lambda c: c.fails(200), ValueError, "status must be an HTTP error"),
+            (lambda c: c.fails(429, message=3), TypeError, "message must be a str"),
+            (lambda c: c.retries(times="2"), TypeError, "times must be an int"),
+            (lambda c: c.retries("529"), TypeError, "status must be an int"),
+            (lambda c: c.exits("1"), TypeError, "code must be an int"),
+            (lambda c: c.exits(3, stderr=b"x"), TypeError, "stderr must be a str"),
+            (lambda c: c.usage_error(3), TypeError, "text must be a str"),
+            (lambda c: c.refuses(3), TypeError, "text must be a str"),
+            (lambda c: c.crashes(text=3), TypeError, "text must be a str"),
+            (lambda c: c.replies("a", chunks="2"), TypeError, "chunks must be an int"),
+            (lambda c: c.replies("a", delay=3), TypeError, r"^claude\.replies\(\) got an"),
+            (lambda c: setattr(c, "longest_hang", "9"), TypeError, "longest_hang"),
+        ],
+    )
+    def test_an_argument_that_cannot_be_is_named_where_it_is_written(
+        self, scripted: ScriptedClaude, script: Any, error: type[Exception], named: str
+    ) -> None:
+        with pytest.raises(error, match=named):
+            script(scripted)
+        scripted.assert_all_used()  # nothing is left of it
+
+    def test_when_takes_paths_and_compiled_patterns(
+        self, scripted: ScriptedClaude, tmp_path: Path
+    ) -> None:
+        scripted.when(module=tmp_path, prompt=re.compile("HI", re.IGNORECASE)).replies("here")
+        assert run(scripted, "-p", "hi", cwd=tmp_path).stdout == "here\n"
+
+    def test_a_limit_of_turns_that_nobody_gave_is_no_zero(self, scripted: ScriptedClaude) -> None:
+        scripted.max_turns()
+        assert "Reached max turns (1)" in run(scripted, "-p", "q").stdout
+
     def test_what_the_cli_itself_refuses_takes_no_run(self, scripted: ScriptedClaude) -> None:
         scripted.replies("still there")
         for argv, told in (
             (("-p", "q", "--nope"), "unknown option '--nope'"),
             (("-p", "-q"), "unknown option '-q'"),
-            (("-p", "q", "--model"), "argument missing"),
+            (("-p", "q", "--model"), "error: option '--model <model>' argument missing"),
             (("-p", "q", "--output-format", "xml"), "Allowed choices"),
+            (
+                ("-p", "q", "--permission-mode", "yolo", "--thinking", "yolo"),
+                "error: option '--permission-mode <mode>' argument 'yolo' is invalid. Allowed "
+                "choices are acceptEdits, auto, bypassPermissions, manual, dontAsk, plan.\n",
+            ),
+            (("-p", "q", "--thinking", "on"), "choices are enabled, adaptive, disabled."),
+            (("-p", "q", "--thinking-display="), "choices are summarized, omitted, highlights."),
+            (("-p", "q", "--max-budget-usd", "0"), "must be a number greater than 0"),
+            (("-p", "q", "--max-thinking-tokens", "x"), "argument 'x' is invalid. must be a"),
+            (("-p", "q", "--task-budget", "0"), "--task-budget must be a positive integer"),
+            (
+                ("-p", "q", "--setting-sources", "user,mine"),
+                "Error processing --setting-sources: Invalid setting source: mine. Valid options "
+                "are: user, project, local\n",
+            ),
             (("-p", "q", "--include-partial-messages"), "--include-partial-messages requires"),
             (("-p", "q", "--input-format", "stream-json"), "requires output-format=stream-json"),
             (("-p", "q", "--session-id", "7"), "Invalid session ID"),
-            (("-p", "q", "--max-turns", "none"), "invalid"),
+            (("-p", "q", "--max-turns", "none"), "argument 'none' is invalid. must be a number"),
             (
                 (
                     "-p",
@@ -428,7 +495,17 @@ class TestCalls:
             assert process.popen.returncode == 1
             assert told in process.stderr
         assert run(scripted, "-p", "--", "-q").stdout == "still there\n"
-        assert [call.exit_code for call in scripted.calls] == [1] * 10 + [0]
+        assert [call.exit_code for call in scripted.calls] == [1] * 17 + [0]
+
+    def test_what_the_cli_takes_without_a_word(self, scripted: ScriptedClaude) -> None:
+        for argv in (
+            ("--permission-mode", "default"),
+            ("--max-turns", "0"),
+            ("--setting-sources", ""),
+            ("--max-budget-usd", "0.5", "--effort", "high"),
+        ):
+            scripted.replies("Hi")
+            assert run(scripted, "-p", "q", *argv).stdout == "Hi\n"
 
     def test_version_and_help_are_no_calls(self, scripted: ScriptedClaude) -> None:
         assert run(scripted, "-v").stdout == "2.1.330 (Claude Code)\n"
@@ -755,3 +832,90 @@ class TestItsLife:
             [sys.executable, "-I", "-S", "-c", "\n".join(asked)], text=True
         )
         assert set(found.split()) <= {"_socket", "fcntl", "marshal", "select", "termios"}
+
+
+class TestItsOwnFaults:
+    @pytest.fixture(autouse=True)
+    def broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = TurnWriter.write
+
+        def broken(self: TurnWriter, steps: Sequence[Step], *, cut: bool) -> int | None:
+            if steps == [Says(text="no such step", ends=True)]:
+                raise RuntimeError("no such step")
+            return write(self, steps, cut=cut)
+
+        monkeypatch.setattr(TurnWriter, "write", broken)
+
+    def test_a_failure_of_the_stand_in_fails_the_test_with_its_cause(self, tmp_path: Path) -> None:
+        claude = ScriptedClaude(tmp_path / "bin")
+        claude.replies("no such step")
+        process = run(claude, "-p", "q")
+        assert process.popen.returncode == 1
+        assert "the stand-in itself failed: RuntimeError('no such step')" in process.stderr
+        with pytest.raises(AssertionError, match=r"itself failed[\s\S]+in broken"):
+            claude.close()
+
+    def test_it_holds_no_fake_clock_up(self, tmp_path: Path, fake: FakeClock) -> None:
+        claude = ScriptedClaude(tmp_path / "bin", fake)
+        claude.replies("no such step")
+        store = open_store("memory:", clock=fake)
+        env = {"PATH": f"{claude.folder}:{os.environ['PATH']}"}
+        reply = ask_module(store, "q", tmp_path, "q", env=env)
+        assert (reply.answer.status, fake.elapsed) == ("failed", 0)
+        assert "the stand-in itself failed" in (reply.answer.error or "")
+        with pytest.raises(AssertionError, match="itself failed"):
+            claude.close()
+
+    @pytest.mark.parametrize("stubborn", [False, True])
+    def test_a_hang_that_nothing_ends_is_ended(self, tmp_path: Path, stubborn: bool) -> None:
+        claude = ScriptedClaude(tmp_path / "bin")
+        assert claude.longest_hang == 60
+        claude.longest_hang = 0.2
+        if stubborn:
+            claude.ignores_term()
+        claude.goes_silent(text="x" * 1_000_000)
+        read, write = os.pipe()  # nobody reads
+        process = subprocess.Popen(
+            [claude.executable, "-p", "q", *PARTIAL],
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(write)
+        assert process.wait(20) == 1
+        os.close(read)
+        with pytest.raises(AssertionError, match="hangs as scripted, and nothing has ended it for"):
+            claude.close()
+
+    def test_none_that_is_ended_in_time_is_complained_of(self, tmp_path: Path) -> None:
+        with ScriptedClaude(tmp_path / "bin") as claude:
+            claude.longest_hang = None
+            claude.hangs()
+            process = Process(claude, "-p", "q")
+            until(lambda: claude.calls and claude.calls[0].prompt)
+            process.send(signal.SIGTERM)
+            assert process.join() == 143
+
+    def test_in_a_pid_namespace_nobody_else_is_killed(self, tmp_path: Path) -> None:
+        apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+        try:
+            subprocess.run([*apart, "true"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("no PID namespace can be made here")
+        claude = ScriptedClaude(tmp_path / "bin")
+        claude.hangs()
+        process = subprocess.Popen(
+            [*apart, claude.executable, "-p", "q"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until(lambda: claude.calls and claude.calls[0].prompt)
+            pid = claude.calls[0].pid
+            assert claude.executable in Path(f"/proc/{pid}/cmdline").read_text()
+            claude.close()
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait()

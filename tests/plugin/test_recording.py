@@ -134,9 +134,9 @@ def test_recorded_redacted_and_played_in_fake_time(
         ask(
             "'key'",
             more="assert reply.answer.content == "
-            + repr(outcome.content)
+            + repr(outcome.content.replace("<HOME>", str(pytester.path)))
             + "\n        assert reply.outcome.answer == "
-            + repr(outcome.answer)
+            + repr((outcome.answer or "").replace("<HOME>", str(pytester.path)))
             + f"\n        assert clock.elapsed == {made.duration!r}",
         ),
         *PLAY,
@@ -170,8 +170,9 @@ def test_every_line_comes_at_its_time(run: Run, pytester: pytest.Pytester, real:
             if not request.config.getoption("claude_comms_record"):
                 made = Transcript.load(request.path.parent / "transcripts/lines.jsonl")
                 entries = [each for each in made.entries if each.stream == "stdout"]
-                assert "".join(text for _, text in found) == "".join(
-                    each.line + "\\n" for each in entries)
+                whole = "".join(each.line + "\\n" for each in entries)
+                whole = whole.replace("<CWD>", str(tmp_path)).replace("<HOME>", os.environ["HOME"])
+                assert "".join(text for _, text in found) == whole
                 assert process.stderr == made.stderr_text
                 at = {t for t, _ in found}
                 assert at == {round(each.t, 6) for each in entries}
@@ -309,6 +310,113 @@ def test_what_a_test_has_redacted(run: Run, pytester: pytest.Pytester, real: Pat
     assert "<MODEL>" in made.argv
     assert "what claude.redact was given" in made.redacted
     run("", *PLAY).assert_outcomes(passed=1)
+
+
+def test_folders_are_those_of_the_run_that_plays(
+    run: Run, pytester: pytest.Pytester, real: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real.write_text(ECHOES.format(python=sys.executable))
+    source = """
+        import os
+        from pytest_claude_comms import ask_module
+
+        def test_echo(store, claude, clock, tmp_path, tmp_path_factory, request):
+            claude.recorded()
+            module = tmp_path / "mod"
+            module.mkdir()
+            asked = " ".join(map(str, (
+                tmp_path / "a.txt", module, os.environ["HOME"] + "/b", request.config.rootpath,
+                tmp_path_factory.getbasetemp() / "c")))
+            reply = ask_module(store, "m", module, asked, env=dict(HOME=str(tmp_path / "home")))
+            answer = reply.answer
+            assert answer.content == f"echo {asked} {tmp_path}/home", (answer, claude.calls)
+            assert answer.metadata["permission_denials"] == [
+                {"tool_name": "Read", "tool_input": {"path": f"{module}/x"}}]
+        """
+    run(source, *RECORD, "--basetemp=first").assert_outcomes(passed=1)
+    (name,) = recordings(pytester)
+    text = (pytester.path / "transcripts" / name).read_text()
+    assert str(pytester.path) not in text
+    real.unlink()
+    monkeypatch.setenv("HOME", str(pytester.path / "another"))
+    run("", "--basetemp=second folder").assert_outcomes(passed=2)
+
+
+NAMED = """
+    import pytest
+    from pytest_claude_comms import ask_module
+
+    def ask(store, claude, folder, *hooks):
+        for hook in hooks:
+            claude.redact(hook)
+        claude.recorded("same")
+        assert ask_module(store, "m", folder, "Bob?").answer.status == "complete"
+
+    def test_a(store, clock, claude, tmp_path):
+        ask(store, claude, tmp_path, lambda text: text.replace("Bob", "<NAME>"))
+
+    {second}
+    def test_b(store, clock, claude, tmp_path{argument}):
+        ask(store, claude, tmp_path)
+"""
+ECHOES = """#!{python}
+import json, os, sys
+asked = sys.stdin.read()
+print("no file", asked.split(" ")[0], file=sys.stderr)
+denials = [dict(tool_name="Read", tool_input=dict(path=os.getcwd() + "/x"))]
+print(json.dumps(dict(type="system", subtype="init", session_id="s", model="m")))
+text = "echo " + asked + " " + os.environ["HOME"]
+print(json.dumps(dict(type="assistant", session_id="s", parent_tool_use_id=None,
+    message=dict(id="m1", role="assistant", content=[dict(type="text", text=text)]))))
+print(json.dumps(dict(type="result", subtype="success", is_error=False, session_id="s",
+    num_turns=1, permission_denials=denials, result=text)))
+"""
+
+
+def test_two_tests_cannot_record_the_same(run: Run, pytester: pytest.Pytester, real: Path) -> None:
+    real.write_text(ECHOES.format(python=sys.executable))
+    done = run(NAMED.format(second="", argument=""), "--claude-comms-record")
+    done.assert_outcomes(passed=2, failed=2)  # the same test on two stores is the same
+    done.stdout.fnmatch_lines(
+        [
+            "*transcripts/same.jsonl was just recorded by *.py::test_a",
+            "*hint  give each test a recording of its own: claude.recorded(name)",
+        ]
+    )
+    text = (pytester.path / "transcripts" / "same.jsonl").read_text()
+    assert "<NAME>" in text
+    assert "Bob" not in text
+
+
+def test_nor_can_two_sets_of_parameters(run: Run, pytester: pytest.Pytester, real: Path) -> None:
+    real.write_text(ECHOES.format(python=sys.executable))
+    second = "@pytest.mark.parametrize('n', [1, 2])"
+    source = NAMED.format(second=second, argument=", n")
+    done = run(source, *RECORD, "-k", "test_b")
+    done.assert_outcomes(passed=1, failed=1, deselected=1)
+    done.stdout.fnmatch_lines(["*same.jsonl was just recorded by *.py::test_b[[]1]"])
+    source = source.replace('claude.recorded("same")', "claude.recorded()")
+    run(source, *RECORD, "-k", "test_b").assert_outcomes(passed=2, deselected=1)
+
+
+def test_under_xdist_the_run_fails_when_two_tests_recorded_the_same(
+    run: Run, pytester: pytest.Pytester, real: Path
+) -> None:
+    pytest.importorskip("xdist")
+    real.write_text(ECHOES.format(python=sys.executable))
+    source = NAMED.format(second="", argument="")
+    pytester.makepyfile(test_one=source.replace("test_b", "not_b"))
+    pytester.makepyfile(test_two=source.replace("test_a", "not_a"))
+    done = run("", *RECORD, "-n", "2", "--dist", "loadfile", "--color=yes")
+    done.assert_outcomes(passed=2)
+    assert done.ret == 1
+    (line,) = [each for each in done.outlines if "one over the other" in each]
+    assert line.startswith("\x1b[31mtranscripts/same.jsonl: test_")
+    assert "test_one.py::test_a" in line
+    assert "test_two.py::test_b" in line
+    done = run("", *RECORD, "-n", "2", "--dist", "loadfile", "-k", "test_a")
+    done.assert_outcomes(passed=1)
+    assert done.ret == 0
 
 
 def test_names_differ_where_tests_do() -> None:

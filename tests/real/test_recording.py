@@ -22,6 +22,7 @@ USER = "joe-the-recorder"
 HOST = "build-7-of-joe"
 
 ASKS = """
+import os
 from uuid import uuid4
 
 from pytest_claude_comms import ask_module
@@ -39,6 +40,7 @@ def test_asks(store, clock, claude, tmp_path):
     answer = reply.answer
     assert answer.status == "complete", (answer, claude.calls)
     assert answer.content.startswith("The key is "), answer.content
+    assert answer.content.endswith(f" in {{os.environ['HOME']}}."), answer.content
     assert answer.metadata["session_id"] == session
     assert claude.calls[0].exit_code == 0
     assert clock.elapsed > 1
@@ -91,7 +93,9 @@ def pytest_runs(project: pytest.Pytester, *args: str, **change: Any) -> pytest.R
 def records(project: pytest.Pytester, real: Real, **change: Any) -> pytest.RunResult:
     tells = f"echo {KEY} > secret.txt; {TELLS}; echo {HOST} {HOST}.example.org"
     real.api.uses_tool("Bash", {"command": tells})
-    real.api.says(f"The key is {KEY}, says {USER} at {HOST}.", pieces=9, pause=0.15)
+    real.api.says(
+        f"The key is {KEY}, says {USER} at {HOST} in {os.environ['HOME']}.", pieces=9, pause=0.15
+    )
     only_once = ("--claude-comms-record", "--claude-comms-stores=sqlite", "-s")
     return pytest_runs(project, *only_once, **change)
 
@@ -131,7 +135,7 @@ def test_it_is_recorded_without_what_is_private_and_played(
     assert "Your notes are in <TMP_PATH>" in made.argv
     lines = [json.loads(line) for line in made.stdout_lines]
     assert lines[0]["cwd"] == "<CWD>"
-    assert lines[-1]["result"] == "The key is <ANTHROPIC_API_KEY>, says <USER> at <HOST>."
+    assert lines[-1]["result"] == "The key is <ANTHROPIC_API_KEY>, says <USER> at <HOST> in <HOME>."
     (told,) = [line for line in lines if line["type"] == "user"]
     shown = told["message"]["content"][0]["content"].splitlines()
     assert shown[-1] == "<HOST> <HOST>"
@@ -153,7 +157,8 @@ def test_it_is_recorded_without_what_is_private_and_played(
     monkeypatch.setenv("HOME", str(project.path))
     played = pytest_runs(project, "-s")
     played.assert_outcomes(passed=2)
-    told_end = f"ELAPSED {made.duration} {lines[-1]['result']}"
+    result = lines[-1]["result"].replace("<HOME>", str(project.path))
+    told_end = f"ELAPSED {made.duration} {result}"
     assert elapsed(played) == [told_end, told_end]  # fake time, at the recorded pace
     assert len(real.server.asked) == requests
     assert path.read_text() == text
