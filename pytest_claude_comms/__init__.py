@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from .records import Change, Changes, ConversationThread, Message
     from .status import MessageStatus
     from .stores import open_store
+    from .stores.backup import backup_store
     from .stores.base import ConversationStore
+    from .stores.checking import check_store
+    from .stores.copying import copy_store
     from .stores.legacy import LegacyReturns
     from .stores.memory import MemoryConversationStore
     from .stores.sqlite import SQLiteConversationStore
@@ -73,7 +76,10 @@ _HOMES = {
     "records": ("Change", "Changes", "ConversationThread", "Message"),
     "status": ("MessageStatus",),
     "stores": ("open_store",),
+    "stores.backup": ("backup_store",),
     "stores.base": ("ConversationStore",),
+    "stores.checking": ("check_store",),
+    "stores.copying": ("copy_store",),
     "stores.legacy": ("LegacyReturns",),
     "stores.memory": ("MemoryConversationStore",),
     "stores.sqlite": ("SQLiteConversationStore",),
@@ -121,6 +127,9 @@ __all__ = [
     "__version__",
     "ask_module",
     "ask_module_async",
+    "backup_store",
+    "check_store",
+    "copy_store",
     "message_id_of",
     "open_store",
     "poll_message_until_complete",

@@ -51,11 +51,13 @@ class Answering:
         stall_us: int | None,
         timeout_us: int | None,
         grace_us: int,
+        on_update: Callable[[StreamUpdate], object] | None = None,
     ) -> None:
         self.store = store
         self.message_id = message_id
         self.outcome: StreamOutcome | None = None
         """None until the run has ended."""
+        self._on_update = on_update
         self._clock = store.clock
         self._wakeup = self._clock.wakeup(polls=True)
         self._process = make_process(self._wakeup.set)
@@ -267,6 +269,7 @@ class Answering:
 
     def _take(self, updates: list[StreamUpdate]) -> None:
         for update in updates:
+            self._tell(update)
             if update.kind == "started":
                 self._store(status=MessageStatus.PROCESSING)
             elif update.kind == "text":
@@ -277,6 +280,14 @@ class Answering:
                 self._flush(metadata={"retry": asdict(update.retry), "retries": self._retries})
             elif update.kind == "session" and update.session_id is not None:
                 self._flush(metadata={"session_id": update.session_id})
+
+    def _tell(self, update: StreamUpdate) -> None:
+        # Of a message that has ended nothing changes any more, whatever its run still says.
+        if self._on_update is not None and not self._tracker.is_terminal:
+            try:
+                self._on_update(update)
+            except Exception as error:  # noqa: BLE001 - who looks on must not end the run
+                self._clock.unhandled(error, "on_update")
 
     def _take_text(self, update: StreamUpdate) -> None:
         if update.content is not None:

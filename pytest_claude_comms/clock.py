@@ -7,7 +7,6 @@ number of microseconds: float seconds would drift, and ties would be decided by 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -157,6 +156,8 @@ class Clock(Protocol):
 
 
 def _log_unhandled(error: BaseException, what: str) -> None:
+    import logging  # here: it costs every start, and hardly anybody needs it
+
     logging.getLogger("pytest_claude_comms").error("%s raised", what, exc_info=error)
 
 

@@ -18,6 +18,7 @@ from .stores import values
 
 if TYPE_CHECKING:
     from .claude.outcome import StreamOutcome
+    from .claude.updates import StreamUpdate
     from .clock import Handle
     from .records import Message
     from .stores.base import ConversationStore, ThreadLike
@@ -157,6 +158,7 @@ def ask_module(
     api_timeout: float | None = None,
     grace: float = 5.0,
     metadata: Mapping[str, Any] | None = None,
+    on_update: Callable[[StreamUpdate], object] | None = None,
 ) -> Reply:
     """Ask the module in the directory ``responder`` and keep the exchange in ``store``.
 
@@ -171,7 +173,8 @@ def ask_module(
     fake clock: when it first waits, or has ended). ``resume`` goes on with a session
     (``answer.metadata["session_id"]``). ``env`` is added to the environment that
     :func:`~pytest_claude_comms.claude.command.build_environment` describes. What the run cost and
-    used is in the answer's metadata.
+    used is in the answer's metadata. ``on_update`` gets each step of the run, as it comes, on the
+    run's own thread, which it should not hold up: what tool is used, say, which no message keeps.
 
     Raises ClaudeNotFound and ModuleDirectoryNotFound before anything is stored, another
     ClaudeError if the CLI cannot be started (the answer is ``failed`` then), StoreError. A run
@@ -256,6 +259,7 @@ def ask_module(
             stall_us=stall_us,
             timeout_us=timeout_us,
             grace_us=grace_us,
+            on_update=on_update,
         )
         runner = store.clock.spawn(answering.run)
         reply = Reply(thread_id, question, answering, runner)

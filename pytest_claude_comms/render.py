@@ -33,6 +33,22 @@ def span(seconds: float) -> str:
     return f"{seconds:,.1f} s"
 
 
+def age(seconds: float) -> str:
+    """A span as people say it: ``27.0 s``, ``3 min 20 s``, ``2 h 5 min``, ``4 d 3 h``."""
+    whole = int(abs(seconds))
+    if whole < 60:
+        return span(seconds)
+    for unit, name, rest, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min")):
+        if whole >= unit:
+            return f"{'-' * (seconds < 0)}{whole // unit:,} {name} {whole % unit // rest} {small}"
+    return f"{'-' * (seconds < 0)}{whole // 60} min {whole % 60} s"
+
+
+def ago(seconds: float) -> str:
+    """``3 min 20 s ago``, ``in 27.0 s``."""
+    return f"{age(seconds)} ago" if seconds >= 0 else f"in {age(-seconds)}"
+
+
 def steps(statuses: Iterable[MessageStatus]) -> str:
     """``pending -> processing -> complete``."""
     return " -> ".join(status.value for status in statuses) or MessageStatus.UNKNOWN.value

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, TypedDict
 
@@ -247,6 +247,7 @@ def play_transcript(
     *,
     speed: float = 1.0,
     intent: Intent | None = None,
+    on_update: Callable[[StreamUpdate], object] | None = None,
 ) -> StreamOutcome:
     """Play a recorded run into a stored message, at its recorded times on ``store.clock``.
 
@@ -258,7 +259,7 @@ def play_transcript(
 
     ``speed=2.0`` plays twice as fast, ``math.inf`` without any wait. ``intent`` says what we did
     to the run, if its recording ends with our signal: that is then its status. Without it such
-    a run plays as killed by a stranger.
+    a run plays as killed by a stranger. ``on_update`` gets each step as it is played.
 
     If the store refuses a write because the message was settled elsewhere, the play stops, as a
     runner would end its process, and the outcome says so: ``timeout`` if that is the status that
@@ -273,17 +274,23 @@ def play_transcript(
         raise ValueError(f"speed must be above 0, not {speed!r}")
     check_intent(intent)
     run = transcript if isinstance(transcript, Transcript) else Transcript.load(transcript)
-    return _Play(run, store, message, speed).to_the_end(intent)
+    return _Play(run, store, message, speed, on_update).to_the_end(intent)
 
 
 class _Play:
     def __init__(
-        self, run: Transcript, store: ConversationStore, message: MessageLike, speed: float
+        self,
+        run: Transcript,
+        store: ConversationStore,
+        message: MessageLike,
+        speed: float,
+        on_update: Callable[[StreamUpdate], object] | None,
     ) -> None:
         self._run = run
         self._store = store
         self._message = message
         self._speed = speed
+        self._on_update = on_update
         self._started_us = store.clock.monotonic_us()
         self._reader = StreamReader()
         self._played: list[TranscriptEntry] = []
@@ -294,9 +301,9 @@ class _Play:
                 self._wait_until(entry.t)
                 self._played.append(entry)
                 if entry.stream == "stdout":
-                    self._write(_as_one_commit(self._reader.feed(entry.line)))
+                    self._write(self._told(self._reader.feed(entry.line)))
             self._wait_until(self._run.duration)
-            last = _as_one_commit(self._reader.end())
+            last = self._told(self._reader.end())
             outcome = self._reader.finish(self._run.exit, self._run.stderr_text, intent)
             last["status"] = outcome.status
             last["error"] = outcome.error
@@ -312,6 +319,12 @@ class _Play:
         left = self._started_us + round(t * SECOND / self._speed) - clock.monotonic_us()
         if left > 0:
             clock.sleep(left / SECOND)
+
+    def _told(self, updates: list[StreamUpdate]) -> _Writes:
+        if self._on_update is not None:
+            for update in updates:
+                self._on_update(update)
+        return _as_one_commit(updates)
 
     def _write(self, writes: _Writes) -> None:
         if writes:

@@ -51,6 +51,11 @@ def open_store(
     return _third_party(url, scheme if colon else "", clock, durability)
 
 
+def path_in(url: str) -> str:
+    """The absolute path that a ``sqlite`` or ``tinydb`` URL names. Raises ValueError."""
+    return _path(url, url.partition(":")[2])
+
+
 def _path(url: str, rest: str) -> str:
     path = rest.removeprefix("///")
     if path == rest or not path or path.endswith("/"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ..clock import Clock
 from ..records import Changes, ConversationThread, Message
 from ..status import MessageStatus
+from .reports import CompactReport
 
 MessageLike: TypeAlias = Message | str | Mapping[str, Any]
 """A message, its id, or the dict that the original TinyDB store returned."""
@@ -133,6 +135,14 @@ class ConversationStore(Protocol):
 
     def expire(self) -> list[Message]:
         """Make every message whose deadline has come ``timeout``; return those."""
+
+    def compact(self, *, keep: int | timedelta) -> CompactReport:
+        """Trim the history to the last ``keep`` changes, or to those younger than ``keep``.
+
+        Messages stay as they are. Cursors before what is kept get HistoryGone. Of each message
+        the change that ended it and its last one are kept for ``changes(message=…)``, and of one
+        that has not ended all.
+        """
 
     def next_deadline_us(self) -> int | None:
         """The earliest deadline of an open message, in microseconds since 1970, or None."""

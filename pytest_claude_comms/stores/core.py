@@ -60,7 +60,13 @@ class Snapshot(Protocol):
         """The last one given, 0 before the first."""
 
     def trimmed(self) -> int:
-        """The last revision whose change is no longer kept, 0 if all are."""
+        """The revision up to which history was cut, 0 if all is there."""
+
+    def retained(self) -> list[ChangeRow]:
+        """All changes that are kept, by revision: also those that outlived a trimming."""
+
+    def first_after(self, at_us: int) -> int | None:
+        """The revision of the first change that was made after this instant and is not trimmed."""
 
     def next_deadline_us(self) -> int | None:
         """The earliest ``open_deadline_us``."""

@@ -28,6 +28,8 @@ from .files import create_private, fsync_directory
 
 FORMAT = 1
 """Of the journal and of the checkpoint."""
+TRIMMED_FORMAT = 2
+"""Of a checkpoint whose history was trimmed."""
 
 Op: TypeAlias = dict[str, Any]
 
@@ -126,7 +128,7 @@ def replace_file(path: str, temporary: str, data: bytes, *, power: bool) -> os.s
         os.unlink(temporary)
     try:
         create_private(temporary)
-        _fill(temporary, data, power=power)
+        fill_file(temporary, data, power=power)
         renew_stamp(temporary)
         found = os.stat(temporary)
         _rename(temporary, path)
@@ -137,7 +139,8 @@ def replace_file(path: str, temporary: str, data: bytes, *, power: bool) -> os.s
     return found
 
 
-def _fill(path: str, data: bytes, *, power: bool) -> None:
+def fill_file(path: str, data: bytes, *, power: bool) -> None:
+    """Write ``data`` into the empty file ``path``. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | _BINARY)
     try:
         left = memoryview(data)
@@ -331,6 +334,11 @@ def _newer(version: object) -> str:
 def _encode(link: int, fields: dict[str, Any]) -> bytes:
     rest = b"%08x %s" % (link, json.dumps(fields, separators=(",", ":")).encode("ascii"))
     return b"%08x %s\n" % (zlib.crc32(rest), rest)
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line, without its end, is neither cut nor damaged."""
+    return _decode(line) is not None
 
 
 def _decode(line: bytes) -> tuple[int, int, dict[str, Any]] | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import heapq
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 from ..clock import Clock
 from ..status import MessageStatus
-from .core import BaseStore
+from . import rules
 from .hub import Hub
+from .keeping import KeepingStore
+from .reports import Progress, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
 
 
@@ -30,6 +33,30 @@ class State:
         """A heap of (deadline, number, message id); those that no longer hold are dropped when
         they come up."""
         self._number = 0
+        self._trimmed = 0
+
+    def load(
+        self,
+        threads: Iterable[ThreadRow],
+        messages: Iterable[MessageRow],
+        changes: Iterable[ChangeRow],
+        trimmed: int,
+    ) -> None:
+        """Take all that a store held. Raises KeyError or ValueError where it does not fit."""
+        for thread in threads:
+            State.add_thread(self, thread)
+        for row in messages:
+            self._order[row.thread_id].append(row.message_id)
+            self._messages[row.message_id] = row
+            self._changes_of[row.message_id] = []
+            self._plan(row)
+        self._trimmed = trimmed
+        for change in changes:
+            self._changes_of[change.message_id].append(change)
+            if change.revision > trimmed:
+                if change.revision != self.revision() + 1:
+                    raise ValueError(f"revision {change.revision} follows {self.revision()}")
+                self._changes.append(change)
 
     def thread(self, thread_id: str) -> ThreadRow | None:
         return self._threads.get(thread_id)
@@ -59,10 +86,39 @@ class State:
         return found[:limit]
 
     def revision(self) -> int:
-        return self._changes[-1].revision if self._changes else 0
+        return self._changes[-1].revision if self._changes else self._trimmed
 
     def trimmed(self) -> int:
-        return self._changes[0].revision - 1 if self._changes else 0
+        return self._changes[0].revision - 1 if self._changes else self._trimmed
+
+    def retained(self) -> list[ChangeRow]:
+        trimmed = self.trimmed()
+        older = [
+            change
+            for changes in self._changes_of.values()
+            for change in changes
+            if change.revision <= trimmed
+        ]
+        return sorted(older, key=lambda change: change.revision) + self._changes
+
+    def first_after(self, at_us: int) -> int | None:
+        return next((each.revision for each in self._changes if each.at_us > at_us), None)
+
+    def trim(self, floor: int) -> int:
+        """Cut history up to revision ``floor``; returns how many changes that removed."""
+        removed, before = 0, self.trimmed()
+        for message_id, changes in self._changes_of.items():
+            row = self._messages[message_id]
+            kept = [
+                change
+                for change in changes
+                if change.revision > floor or rules.outlives_trimming(change, row)
+            ]
+            removed += len(changes) - len(kept)
+            self._changes_of[message_id] = kept
+        self._changes = self._changes[floor - before :]
+        self._trimmed = floor
+        return removed
 
     def next_deadline_us(self) -> int | None:
         while self._deadlines:
@@ -96,13 +152,16 @@ class State:
         self._messages[row.message_id] = row
         self._changes.append(change)
         self._changes_of.setdefault(row.message_id, []).append(change)
+        self._plan(row)
+
+    def _plan(self, row: MessageRow) -> None:
         deadline_us = row.open_deadline_us
         if deadline_us is not None:
             self._number += 1
             heapq.heappush(self._deadlines, (deadline_us, self._number, row.message_id))
 
 
-class MemoryConversationStore(BaseStore):
+class MemoryConversationStore(KeepingStore):
     """Keeps everything in this process, for tests and as the measure of the other stores."""
 
     backend = "memory"
@@ -127,6 +186,19 @@ class MemoryConversationStore(BaseStore):
         # Every check comes before the first change, so there is never anything to undo.
         with self._lock:
             yield self._state
+
+    def _restore(self, snapshot: StoreSnapshot, progress: Progress) -> None:
+        state = State()
+        state.load(snapshot.threads, snapshot.messages, snapshot.changes, snapshot.trimmed)
+        with self._lock:
+            self._refuse_if_used(self._state)
+            self._state = state
+        progress("writing", len(snapshot.changes), len(snapshot.changes))
+
+    def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
+        with self._lock:
+            floor = self._floor(self._state, keep)
+            return floor, self._state.trim(floor), None
 
     def _is_last(self, since: int) -> bool:
         return since == self._state.revision()

@@ -141,6 +141,30 @@ class Request:
         )
 
 
+def outlives_trimming(change: ChangeRow, row: MessageRow) -> bool:
+    """Whether ``change``, of the message that is now ``row``, is kept however far history is cut.
+
+    An open message keeps all of its history: whoever starts to follow it now has to see each
+    step. An ended one keeps the change that ended it and its last one, so that a tracker can say
+    how it stands; UNKNOWN, and a wait that never ends, would be lies.
+    """
+    return outlives(
+        change.previous,
+        change.status,
+        stands=row.status,
+        is_last=change.revision == row.revision,
+    )
+
+
+def outlives(
+    previous: MessageStatus | None, status: MessageStatus, *, stands: MessageStatus, is_last: bool
+) -> bool:
+    """As ``outlives_trimming``, for a store that does not read whole rows for it."""
+    if not stands.is_terminal or is_last:
+        return True
+    return status.is_terminal and previous is not status
+
+
 def created(row: MessageRow) -> ChangeRow:
     """The change that creates ``row``."""
     return ChangeRow(

@@ -7,14 +7,17 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import get_args
 
 from ..clock import SECOND, Clock
 from ..errors import HistoryGone, Outcome, StoreBusy, StoreClosed, StoreCorrupt, StoreError
-from . import files, sqlite_link, sqlite_rows
+from . import files, sqlite_keeping, sqlite_link, sqlite_rows
 from .base import Durability
-from .core import BUSY_TIMEOUT, BaseStore
+from .core import BUSY_TIMEOUT
 from .hub import hub_of
+from .keeping import KeepingStore, no_progress
+from .reports import Progress, StoreSnapshot
 from .sqlite_link import Link, Peek, Stamp, is_busy, is_no_database
 from .sqlite_rows import NOTHING, SQLiteSnapshot, SQLiteTransaction, Texts
 
@@ -22,11 +25,14 @@ WAL_BYTES = 4_000_000
 """Size from which on the write-ahead log is copied into the file and cut off. A larger one
 makes few commits cheaper, a smaller one costs two fsyncs more often."""
 
+_READERS_MS = 100
+"""Real milliseconds for which readers are waited for before the log is cut off."""
+
 _MOST_IDLE = 8
 """Connections that are kept for the next call; a burst of threads may open more."""
 
 
-class SQLiteConversationStore(BaseStore):
+class SQLiteConversationStore(KeepingStore):
     """Keeps everything in the SQLite file at ``path``, which is created if it is missing.
 
     Any number of threads and processes may use it at once, on a local file system. Beside it
@@ -145,6 +151,7 @@ class SQLiteConversationStore(BaseStore):
         try:
             if not self._lock.try_acquire():
                 return False
+            sqlite_keeping.lay_out_to_shrink(link.db)
             if _journal_mode(link, "= WAL") != "wal":
                 raise StoreError(f"{self._path}: SQLite cannot keep a write-ahead log there")
             link.db.execute("BEGIN IMMEDIATE")
@@ -307,10 +314,43 @@ class SQLiteConversationStore(BaseStore):
         size = _size(log)
         if size < self._next_checkpoint:
             return
-        self._next_checkpoint = size + WAL_BYTES  # where a reader stands in the way, later
-        link.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._next_checkpoint = size + WAL_BYTES // 2  # where a reader stands in the way, later
+        # Who is reading has done so in a moment, and who comes then reads the file itself. Without
+        # waiting, readers that come one after the other keep the log growing (measured: 21 MB).
+        link.db.execute(f"PRAGMA busy_timeout = {_READERS_MS}")
+        try:
+            link.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            link.db.execute("PRAGMA busy_timeout = 0")
         if _size(log) < WAL_BYTES:
             self._next_checkpoint = WAL_BYTES
+
+    # -- as a whole
+
+    def _restore(self, snapshot: StoreSnapshot, progress: Progress) -> None:
+        with self._writing() as tx:
+            self._refuse_if_used(tx)
+            sqlite_keeping.restore(tx, snapshot, progress)
+
+    def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
+        with self._reading() as snapshot:
+            floor = self._floor(snapshot, keep)
+        removed = sqlite_keeping.trim(self._writing, floor)
+        waiting = sqlite_keeping.shrink(self._writing)
+        with self._writing():
+            self._next_checkpoint = 0  # the log is to be cut off whatever its size
+        if waiting is None and _size(f"{self._file}-wal"):
+            waiting = "somebody is reading; the file gets smaller with the next checkpoint"
+        return floor, removed, waiting
+
+    def _bytes(self) -> int:
+        return _size(self._file) + _size(f"{self._file}-wal")
+
+    def write_backup(self, path: str, *, progress: Progress | None = None) -> None:
+        """See :class:`.reports.BackedUp`."""
+        self._check_usable()
+        with self._reading() as snapshot:
+            sqlite_keeping.back_up(snapshot, path, progress or no_progress)
 
     def _is_last(self, since: int) -> bool:
         stamp = self._check_there()

@@ -82,7 +82,7 @@ def peek(path: str) -> Peek:
     connections of this process with it.
     """
     with closing(
-        sqlite3.connect(f"{_uri(path, 'ro')}&immutable=1", uri=True, isolation_level=None)
+        sqlite3.connect(f"{uri_of(path, 'ro')}&immutable=1", uri=True, isolation_level=None)
     ) as db:
         names = ("application_id", "user_version", "page_size")
         application, label, page = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
@@ -107,7 +107,7 @@ class Link:
         self.stamp: Stamp | None = None
         """Of the file, when the pages that this connection remembers were still its."""
         self.db = sqlite3.connect(
-            _uri(path),
+            uri_of(path),
             uri=True,
             timeout=0,  # waiting is the store's clock's business
             isolation_level=None,
@@ -184,7 +184,8 @@ class Link:
             pass
 
 
-def _uri(path: str, mode: str = "rw") -> str:
+def uri_of(path: str, mode: str = "rw") -> str:
+    """What SQLite takes to open a file that exists."""
     plain = path.replace(os.sep, "/")
     for character in "%?#":
         plain = plain.replace(character, f"%{ord(character):02x}")

@@ -21,6 +21,8 @@ from .rules import ChangeRow, MessageRow, ThreadRow
 from .sqlite_link import Link
 
 FORMAT: Final = 1
+TRIMMED_FORMAT: Final = 2
+"""Of a file whose history was trimmed: it has a table ``trimmed``, which says how far."""
 APPLICATION_ID: Final = 0x436C436F
 """Says in the file's header that it is ours: "ClCo"."""
 
@@ -90,6 +92,7 @@ _LAST_OF_ALL_TRIMMED: Final = (
     "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'changes'), NULL,"
     " (SELECT store_id FROM meta)"
 )
+_TRIMMED: Final = "CREATE TABLE IF NOT EXISTS trimmed (revision INTEGER NOT NULL)"
 _STATUSES: Final = {status.value: status for status in STORABLE}
 
 
@@ -134,13 +137,30 @@ def identify(db: sqlite3.Connection, path: str) -> str | None:
     if len(found) != 1:
         raise StoreCorrupt(path, f"it says {len(found)} times what store it is, not once")
     store_id, form, version = found[0]
-    if form != FORMAT:
+    if form not in (FORMAT, TRIMMED_FORMAT):
         raise StoreCorrupt(
             path,
             f"pytest-claude-comms {version} wrote it in format {form}, "
-            f"and this is {__version__}, which reads format {FORMAT}",
+            f"and this is {__version__}, which reads formats {FORMAT} and {TRIMMED_FORMAT}",
         )
     return str(store_id)
+
+
+def set_trimmed(db: sqlite3.Connection, revision: int) -> None:
+    """Write down up to where history is trimmed, in the transaction that is open."""
+    db.execute(_TRIMMED)
+    db.execute("DELETE FROM trimmed")
+    db.execute("INSERT INTO trimmed VALUES (?)", (revision,))
+    # What does not know of trimming must not take this for a whole history.
+    db.execute("UPDATE meta SET format = ?", (TRIMMED_FORMAT,))
+
+
+def status_of(word: object, path: str) -> MessageStatus:
+    """The status that a row says. Raises StoreCorrupt."""
+    status = _STATUSES.get(word) if isinstance(word, str) else None
+    if status is None:
+        raise StoreCorrupt(path, f"it has the status {word!r}, which is none")
+    return status
 
 
 class Texts:
@@ -181,8 +201,8 @@ class SQLiteSnapshot:
 
     def __init__(self, link: Link, path: str, texts: Texts) -> None:
         self._link = link
-        self._db = link.db
-        self._path = path
+        self.db = link.db
+        self.path = path
         self._texts = texts
         self._places: dict[str, tuple[int, int]] = {}
         """By message id, of those that were read: number and length of the tail."""
@@ -194,15 +214,15 @@ class SQLiteSnapshot:
 
         A change that was trimmed counts as one. To be called before anything else.
         """
-        found = self._db.execute(_LAST).fetchone()
+        found = self.db.execute(_LAST).fetchone()
         if found is None:
-            found = self._db.execute(_LAST_OF_ALL_TRIMMED).fetchone()
+            found = self.db.execute(_LAST_OF_ALL_TRIMMED).fetchone()
         last, mark, self.store_id = found
         self.last = Commit(last or 0, mark)
         self._link.saw_last(self.last.revision)
         if self.last == known or not known.revision:
             return True
-        there = self._db.execute(
+        there = self.db.execute(
             "SELECT mark FROM changes WHERE revision = ?", (known.revision,)
         ).fetchone()
         if there is not None:
@@ -210,18 +230,18 @@ class SQLiteSnapshot:
         return self.last.revision >= known.revision and self.trimmed() >= known.revision
 
     def thread(self, thread_id: str) -> ThreadRow | None:
-        found = self._db.execute(
+        found = self.db.execute(
             f"SELECT {_THREAD} FROM threads WHERE thread_id = ?", (thread_id,)
         ).fetchone()
-        return None if found is None else _thread_row(found)
+        return None if found is None else thread_row(found)
 
     def threads(self) -> list[ThreadRow]:
-        found = self._db.execute(f"SELECT {_THREAD} FROM threads ORDER BY number").fetchall()
-        return [_thread_row(each) for each in found]
+        found = self.db.execute(f"SELECT {_THREAD} FROM threads ORDER BY number").fetchall()
+        return [thread_row(each) for each in found]
 
     def message(self, message_id: str) -> MessageRow | None:
         if message_id in self._texts:
-            found = self._db.execute(
+            found = self.db.execute(
                 f"SELECT {_MESSAGE}, (SELECT mark FROM changes WHERE revision = m.revision)"
                 " FROM messages AS m WHERE m.message_id = ?",
                 (message_id,),
@@ -251,13 +271,13 @@ class SQLiteSnapshot:
         most = -1 if limit is None else min(limit, 2**63 - 1)
         if message_id is None:
             # CROSS JOIN: from the left to the right, whatever the planner guesses.
-            found = self._db.execute(
+            found = self.db.execute(
                 f"SELECT {_CHANGE} FROM changes AS c CROSS JOIN messages AS m"
                 " ON m.number = c.number WHERE c.revision > ? ORDER BY c.revision LIMIT ?",
                 (since, most),
             )
         else:
-            found = self._db.execute(
+            found = self.db.execute(
                 f"SELECT {_CHANGE} FROM messages AS m CROSS JOIN changes AS c"
                 " ON c.number = m.number WHERE m.message_id = ? AND c.revision > ?"
                 " ORDER BY c.revision LIMIT ?",
@@ -269,18 +289,38 @@ class SQLiteSnapshot:
         return self.last.revision
 
     def trimmed(self) -> int:
-        (first,) = self._db.execute("SELECT min(revision) FROM changes").fetchone()
-        return self.revision() if first is None else int(first) - 1
+        (first,) = self.db.execute("SELECT min(revision) FROM changes").fetchone()
+        missing = self.revision() if first is None else int(first) - 1
+        if not self._is_trimmed():
+            return missing
+        # Changes of before are still there, each for its message's sake.
+        (trimmed,) = self.db.execute("SELECT max(revision) FROM trimmed").fetchone()
+        return max(missing, trimmed or 0)
+
+    def _is_trimmed(self) -> bool:
+        found = self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'trimmed'").fetchone()
+        return found is not None
+
+    def retained(self) -> list[ChangeRow]:
+        return self.changes(0, None, None)
+
+    def first_after(self, at_us: int) -> int | None:
+        found = self.db.execute(
+            "SELECT revision FROM changes WHERE revision > ? AND at_us > ?"
+            " ORDER BY revision LIMIT 1",
+            (self.trimmed(), at_us),
+        ).fetchone()
+        return None if found is None else int(found[0])
 
     def next_deadline_us(self) -> int | None:
-        found = self._db.execute(
+        found = self.db.execute(
             "SELECT deadline_us FROM messages WHERE deadline_us IS NOT NULL"
             " ORDER BY deadline_us LIMIT 1"
         ).fetchone()
         return None if found is None else int(found[0])
 
     def _select(self, condition: str, given: list[Any], order: str) -> list[MessageRow]:
-        found = self._db.execute(
+        found = self.db.execute(
             f"SELECT {_MESSAGE}, b.text, b.revision FROM messages AS m"
             f" LEFT JOIN contents AS b ON b.number = m.number WHERE {condition} ORDER BY {order}",
             given,
@@ -293,7 +333,7 @@ class SQLiteSnapshot:
     def _text(self, number: int, tail: int, base: str | None, since: int | None) -> str:
         if not tail:
             return base or ""
-        appends = self._db.execute(
+        appends = self.db.execute(
             "SELECT append FROM changes WHERE number = ? AND revision > ?"
             " AND append IS NOT NULL ORDER BY revision",
             (number, since or 0),
@@ -334,10 +374,7 @@ class SQLiteSnapshot:
         )
 
     def _status(self, word: object) -> MessageStatus:
-        status = _STATUSES.get(word) if isinstance(word, str) else None
-        if status is None:
-            raise StoreCorrupt(self._path, f"it has the status {word!r}, which is none")
-        return status
+        return status_of(word, self.path)
 
 
 class SQLiteTransaction(SQLiteSnapshot):
@@ -349,7 +386,7 @@ class SQLiteTransaction(SQLiteSnapshot):
         """Rows, and the marks of the changes that made them."""
 
     def add_thread(self, row: ThreadRow) -> None:
-        self._db.execute(
+        self.db.execute(
             f"INSERT INTO threads ({_THREAD}) VALUES (?, ?, ?, ?, ?)",
             (
                 row.thread_id,
@@ -370,11 +407,11 @@ class SQLiteTransaction(SQLiteSnapshot):
         if change.append is not None:
             tail += len(change.append)
         if change.content is not None or _is_to_be_folded(row, tail):
-            self._db.execute(
+            self.db.execute(
                 "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)", (number, revision, row.content)
             )
             tail = 0
-        self._db.execute(
+        self.db.execute(
             "UPDATE messages SET status = ?, updated_us = ?, deadline_us = ?, error = ?,"
             " metadata = ?, revision = ?, tail = ? WHERE number = ?",
             (
@@ -399,7 +436,7 @@ class SQLiteTransaction(SQLiteSnapshot):
             self._texts.put(row, mark)
 
     def _insert(self, row: MessageRow) -> int:
-        added = self._db.execute(
+        added = self.db.execute(
             "INSERT INTO messages (message_id, thread_id, module_name, message_type, status,"
             " created_us, updated_us, expires_us, stall_us, metadata, revision, tail)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
@@ -426,7 +463,7 @@ class SQLiteTransaction(SQLiteSnapshot):
 
     def _insert_change(self, number: int, change: ChangeRow, mark: int) -> int:
         previous = change.previous
-        added = self._db.execute(
+        added = self.db.execute(
             "INSERT INTO changes (mark, number, at_us, previous, status, append, content,"
             " content_length, error, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -452,7 +489,8 @@ def _is_to_be_folded(row: MessageRow, tail: int) -> bool:
     return row.status.is_terminal or tail > max(FOLD_LENGTH, len(row.content) - tail)
 
 
-def _thread_row(found: tuple[Any, ...]) -> ThreadRow:
+def thread_row(found: tuple[Any, ...]) -> ThreadRow:
+    """A row of the table ``threads``."""
     return ThreadRow(
         thread_id=found[0],
         title=found[1],

@@ -25,12 +25,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NoReturn, TypeVar, get_args
 
 from ..clock import SECOND, Clock, SystemClock
 from ..errors import HistoryGone, StoreCorrupt, StoreError
 from .base import Durability
-from .core import BUSY_TIMEOUT, BaseStore
+from .core import BUSY_TIMEOUT
 from .files import FileLock, create_private, fsync_directory, path_of, store_error
 from .hub import hub_of
 from .journal import (
@@ -43,10 +44,13 @@ from .journal import (
     Rewritten,
     Stamp,
     file_of,
+    fill_file,
     read_file,
     replace_file,
     stamp_of,
 )
+from .keeping import KeepingStore
+from .reports import Progress, StoreSnapshot
 from .tinydb_image import NONSENSE, OURS, Checkpoint, Documents, Image, Ledger, parse
 from .tinydb_tables import Draft, StoreDB
 
@@ -95,7 +99,7 @@ class _View:
         return self.place.end > self.place.start
 
 
-class TinyDBConversationStore(BaseStore):
+class TinyDBConversationStore(KeepingStore):
     """Conversations in the TinyDB file ``path``, created if it does not exist.
 
     A TinyDB file that is there already is taken over, and its tables kept, unless some of them
@@ -389,6 +393,68 @@ class TinyDBConversationStore(BaseStore):
             # A power cut must not keep the journal that comes next and lose this.
             fsync_directory(self._directory)
         return stamp_of(found)
+
+    # -- as a whole
+
+    def _others(self) -> tuple[str, ...]:
+        view = self._view
+        return () if view is None else tuple(view.image.tables)
+
+    def _restore(self, snapshot: StoreSnapshot, progress: Progress) -> None:
+        state = Ledger()
+        state.load(snapshot.threads, snapshot.messages, snapshot.changes, snapshot.trimmed)
+        with self._rewriting() as image:
+            self._refuse_if_used(image.state)
+            image.state = state
+        progress("writing", len(snapshot.changes), len(snapshot.changes))
+
+    def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
+        with self._rewriting() as image:
+            floor = self._floor(image.state, keep)
+            removed = image.state.trim(floor)
+        return floor, removed, None
+
+    @contextmanager
+    def _rewriting(self) -> Iterator[Image]:
+        """Give the file another past up to the same change, at one instant.
+
+        The journal still goes on from that change. So whoever reads at any moment finds the old
+        file or the new one, and both fit.
+        """
+        with self._locked(), self._guard:
+            view = self._refresh()
+            self._view = None  # until the file says the same
+            yield view.image
+            with self._disk():
+                try:
+                    view.stamp = self._write_file(view.image, view.place.mark)
+                except OSError as error:
+                    if stamp_of(os.stat(self._path)) == view.stamp:
+                        raise
+                    raise StoreError(  # the new file is there, but a power cut may undo that
+                        f"{self._path}: {error.strerror or error}; the change may have been made",
+                        outcome="unknown",
+                    ) from error
+            self._view = view
+            with suppress(OSError, StoreError):  # what the new file holds is only skipped in it
+                view.place = self._journal.start(self._store_id, view.place.mark)
+
+    def _bytes(self) -> int:
+        sizes = 0
+        for path in (self._path, self._journal.path):
+            with suppress(OSError):
+                sizes += os.stat(path).st_size
+        return sizes
+
+    def write_backup(self, path: str, *, progress: Progress | None = None) -> None:
+        """See :class:`.reports.BackedUp`."""
+        self._check_usable()
+        with self._guard:
+            view = self._refresh()
+            data = view.image.dump(self._store_id, view.place.mark)
+        fill_file(path, data, power=self._power)
+        if progress is not None:
+            progress("writing", len(data), len(data))
 
     # -- the user's tables
 

@@ -17,7 +17,7 @@ from ..clock import to_datetime, to_us
 from ..errors import StoreCorrupt
 from ..status import MessageStatus, parse_status
 from . import rules, values
-from .journal import FORMAT, Mark, Op
+from .journal import FORMAT, TRIMMED_FORMAT, Mark, Op
 from .memory import State
 from .rules import ChangeRow, MessageRow, ThreadRow
 
@@ -70,13 +70,13 @@ class Image:
         for ops in records:
             for op in ops:
                 if "thread" in op:
-                    State.add_thread(self.state, _thread(op["thread"]))
+                    State.add_thread(self.state, unpack_thread(op["thread"]))
                 elif "message" in op:
-                    row = _message(op["message"])
+                    row = unpack_message(op["message"])
                     drafts[row.message_id] = _Draft(row)
                     changes.append(replace(rules.created(row), revision=row.revision))
                 elif "change" in op:
-                    change = _change(op["change"])
+                    change = unpack_change(op["change"])
                     self._draft(drafts, change.message_id).take(change)
                     changes.append(change)
                 else:
@@ -121,22 +121,25 @@ class Image:
         if name == "threads":
             return _numbered(map(_thread_document, self.state.threads()))
         if name == "messages":
-            return _numbered(map(_message_document, self.state.messages(None, None)))
+            return _numbered(map(message_document, self.state.messages(None, None)))
         if name == "changes":
-            rows = self.state.changes(self.state.trimmed(), None, None)
-            return {str(row.revision): _change_document(row) for row in rows}
+            return {str(row.revision): _change_document(row) for row in self.state.retained()}
         return {key: json.loads(text) for key, text in self.tables.get(name, {}).items()}
 
     def dump(self, store_id: str, mark: Mark) -> bytes:
         """The JSON file. ASCII only: stock TinyDB reads it in whatever encoding is local."""
+        trimmed = self.state.trimmed()
         meta = {
-            "format": FORMAT,
+            # What does not know of trimming must not take this for a whole history.
+            "format": TRIMMED_FORMAT if trimmed else FORMAT,
             "store_id": store_id,
             "seq": mark.seq,
             "link": mark.crc,
             "revision": self.state.revision(),
             "last_ids": self.last_ids,
         }
+        if trimmed:
+            meta["trimmed"] = trimmed
         parts = [f"{_quoted(META)}: {json.dumps({'1': meta})}"]
         parts += [f"{_quoted(name)}: {json.dumps(self.documents(name))}" for name in OURS[:3]]
         for name, table in self.tables.items():
@@ -173,12 +176,17 @@ class Checkpoint:
             for name, last in self.content[META]["1"]["last_ids"].items()
             if name in image.tables
         }
-        for document in self.content["threads"].values():
-            State.add_thread(image.state, _thread_in(document))
-        rows = {row.message_id: row for row in map(_message_in, self.content["messages"].values())}
-        for document in self.content["changes"].values():
-            change = _change_in(document)
-            image._apply(rows[change.message_id], change)
+        image.state.load(
+            map(thread_in, self.content["threads"].values()),
+            map(message_in, self.content["messages"].values()),
+            map(change_in, self.content["changes"].values()),
+            self.trimmed,
+        )
+
+    @property
+    def trimmed(self) -> int:
+        """The revision up to which history was cut."""
+        return int(self.content[META]["1"].get("trimmed", 0))
 
     def check_unclaimed(self) -> None:
         """Raise StoreCorrupt if a file that is not ours has tables where ours would be."""
@@ -206,7 +214,7 @@ def parse(path: str, data: bytes) -> Checkpoint:
     if not isinstance(meta, dict) or "format" not in meta:
         return Checkpoint(path, None, Mark(0, 0), content)
     try:
-        if meta["format"] > FORMAT:
+        if meta["format"] > TRIMMED_FORMAT:
             raise StoreCorrupt(
                 path,
                 f"its format {meta['format']} is newer than this version of "
@@ -266,16 +274,19 @@ def _packed(row: ThreadRow | MessageRow | ChangeRow) -> dict[str, Any]:
     return {name: value for name in _FIELDS[type(row)] if (value := getattr(row, name)) is not None}
 
 
-def _thread(packed: dict[str, Any]) -> ThreadRow:
+def unpack_thread(packed: dict[str, Any]) -> ThreadRow:
+    """A thread in the journal."""
     return ThreadRow(**{**packed, "modules": tuple(packed["modules"])})
 
 
-def _message(packed: dict[str, Any]) -> MessageRow:
+def unpack_message(packed: dict[str, Any]) -> MessageRow:
+    """A message in the journal, as it was created."""
     absent = {"expires_us": None, "stall_us": None, "error": None}
     return MessageRow(**{**absent, **packed, "status": parse_status(packed["status"])})
 
 
-def _change(packed: dict[str, Any]) -> ChangeRow:
+def unpack_change(packed: dict[str, Any]) -> ChangeRow:
+    """A change in the journal."""
     status, previous = parse_status(packed["status"]), _status(packed.get("previous"))
     return ChangeRow(**{**packed, "status": status, "previous": previous})
 
@@ -317,7 +328,8 @@ def _thread_document(row: ThreadRow) -> dict[str, Any]:
     }
 
 
-def _thread_in(document: dict[str, Any]) -> ThreadRow:
+def thread_in(document: dict[str, Any]) -> ThreadRow:
+    """A thread in the JSON file."""
     return ThreadRow(
         thread_id=document["thread_id"],
         title=document["title"],
@@ -327,7 +339,8 @@ def _thread_in(document: dict[str, Any]) -> ThreadRow:
     )
 
 
-def _message_document(row: MessageRow) -> dict[str, Any]:
+def message_document(row: MessageRow) -> dict[str, Any]:
+    """A message for the JSON file."""
     deadline_us = row.deadline_us
     return {
         "message_id": row.message_id,
@@ -347,7 +360,8 @@ def _message_document(row: MessageRow) -> dict[str, Any]:
     }
 
 
-def _message_in(document: dict[str, Any]) -> MessageRow:
+def message_in(document: dict[str, Any]) -> MessageRow:
+    """A message in the JSON file."""
     return MessageRow(
         message_id=document["message_id"],
         thread_id=document["thread_id"],
@@ -381,7 +395,8 @@ def _change_document(row: ChangeRow) -> dict[str, Any]:
     }
 
 
-def _change_in(document: dict[str, Any]) -> ChangeRow:
+def change_in(document: dict[str, Any]) -> ChangeRow:
+    """A change in the JSON file."""
     metadata = document["metadata"]
     return ChangeRow(
         revision=document["revision"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from ..records import ConversationThread, Message
@@ -112,6 +113,17 @@ def count(value: object, what: str, *, least: int) -> int:
     if value < least:
         raise ValueError(f"{what} must be at least {least}, not {value}")
     return value
+
+
+def keep(value: object) -> int | timedelta:
+    """What ``compact`` keeps: a number of changes, or a span of time."""
+    if isinstance(value, timedelta):
+        if value < timedelta(0):
+            raise ValueError(f"keep must not be negative, not {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"keep must be a number of changes or a timedelta, not {value!r}")
+    return count(value, "keep", least=0)
 
 
 def metadata(value: object) -> dict[str, Any]:

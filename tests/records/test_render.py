@@ -142,3 +142,29 @@ def test_changes_can_be_gone_through_and_counted() -> None:
     assert [each.revision for each in changes] == [1, 2]
     assert (len(changes), changes.cursor) == (2, 7)
     assert hash(change(metadata={"a": 1})) == hash(change(metadata={"a": 1}))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (0.05, "0.05 s"),
+        (59.94, "59.9 s"),
+        (60, "1 min 0 s"),
+        (200.9, "3 min 20 s"),
+        (3600, "1 h 0 min"),
+        (7_500, "2 h 5 min"),
+        (86_400 * 4 + 3 * 3600, "4 d 3 h"),
+        (86_400 * 1234, "1,234 d 0 h"),
+        (-12, "-12.0 s"),
+        (-200, "-3 min 20 s"),
+        (-7_500, "-2 h 5 min"),
+    ],
+)
+def test_a_span_as_people_say_it(seconds: float, text: str) -> None:
+    assert render.age(seconds) == text
+
+
+def test_how_long_ago() -> None:
+    assert render.ago(200) == "3 min 20 s ago"
+    assert render.ago(-27) == "in 27.0 s"

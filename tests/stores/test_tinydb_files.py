@@ -71,8 +71,8 @@ def test_a_file_whose_tables_do_not_fit_is_refused(opened: Open, path: Path, cha
 
 def test_a_newer_format_is_refused(opened: Open, path: Path) -> None:
     opened().close()
-    edit(path, lambda content: content["claude_comms"]["1"].update(format=2))
-    with pytest.raises(StoreCorrupt, match="format 2 is newer"):
+    edit(path, lambda content: content["claude_comms"]["1"].update(format=3))
+    with pytest.raises(StoreCorrupt, match="format 3 is newer"):
         opened()
 
 

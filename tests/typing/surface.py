@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pytest_claude_comms import (
     Change,
@@ -22,6 +22,9 @@ from pytest_claude_comms import (
     StreamOutcome,
     SystemClock,
     TinyDBConversationStore,
+    backup_store,
+    check_store,
+    copy_store,
     message_id_of,
     open_store,
     poll_message_until_complete,
@@ -52,6 +55,14 @@ def messages(store: ConversationStore) -> None:
     deadline: datetime | None = message.deadline_at
     name: str = message_id_of(message)
     print(found, items, at, deadline, name)
+
+
+def keeping(store: ConversationStore, other: ConversationStore) -> None:
+    digest: str = copy_store(store, other).digest
+    size: int = backup_store(store, "comms.db", overwrite=True).bytes
+    ok: bool = check_store("sqlite:///comms.db").ok
+    removed: int = store.compact(keep=timedelta(days=30)).removed
+    print(digest, size, ok, removed)
 
 
 def watching(store: ConversationStore) -> None:

@@ -1,0 +1,210 @@
+"""Which store a command is about, and opening it without making one by mistake."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from . import exits
+from .exits import CommandError
+
+if TYPE_CHECKING:
+    from ..stores.base import ConversationStore
+
+VARIABLE = "CLAUDE_COMMS_STORE"
+_ENDINGS = (".db", ".json", ".sqlite", ".sqlite3")
+_APPLICATION_ID = b"ClCo"
+_HEAD = 4096
+_HOW = (
+    "say which by --store URL (sqlite:///comms.db, tinydb:///comms.json, or the path of a store's "
+    f"file), by {VARIABLE}, or by store = … under [tool.claude-comms] in pyproject.toml"
+)
+
+
+def choose(given: str = "", *, create: bool = False) -> str:
+    """The URL of the store: what was given, else the environment's, pyproject.toml's, or the
+    one store file of this directory.
+
+    Raises CommandError: for none or several (usage), and, unless ``create``, for a store that
+    is not there (store trouble).
+    """
+    from_project = "" if given or os.environ.get(VARIABLE) else _from_project()
+    named = given or os.environ.get(VARIABLE, "") or from_project
+    url = _as_url(named) if named else _only_one_here()
+    if "\0" in url:
+        raise CommandError(exits.USAGE, "the name of a store cannot have a NUL character")
+    if not create:
+        _check_there(url)
+    return url
+
+
+def open_chosen(url: str) -> ConversationStore:
+    """Open a store. What the URL is wrong about is a usage error."""
+    from ..stores import open_store
+
+    try:
+        return open_store(url)
+    except ValueError as error:
+        raise CommandError(exits.USAGE, str(error)) from error
+
+
+def kind_of(path: str) -> str | None:
+    """Which kind of store of ours a file is, "sqlite" or "tinydb", by what is in it; or None.
+
+    Reads its first bytes only. Raises OSError.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(b"SQLite format 3\0"):
+        return "sqlite" if head[68:72] == _APPLICATION_ID else None
+    # Our table comes first in the file; "store_id" tells it from a user's of the same name.
+    text = head.lstrip()
+    if text.startswith(b'{"claude_comms"') and b'"store_id"' in text:
+        return "tinydb"
+    return None
+
+
+def path_of(url: str) -> str | None:
+    """The file of one of our file stores, absolute; None for any other kind of store."""
+    scheme, _, rest = url.partition(":")
+    if scheme not in ("sqlite", "tinydb") or not rest.startswith("///") or not rest[3:]:
+        return None
+    return os.path.abspath(rest[3:])
+
+
+def _as_url(named: str, folder: str = "") -> str:
+    """A URL as it is, or that of the store file at a path; both relative to ``folder``."""
+    scheme, colon, rest = named.partition(":")
+    # C:\comms.db: one letter is a drive.
+    if colon and len(scheme) > 1 and scheme.replace("+", "").replace("-", "").isalnum():
+        if folder and scheme in ("sqlite", "tinydb") and rest.startswith("///"):
+            return f"{scheme}:///{os.path.abspath(os.path.join(folder, rest[3:]))}"
+        return named
+    path = os.path.abspath(os.path.join(folder, named))
+    if "\0" in path:
+        return path
+    try:
+        kind = kind_of(path)
+    except FileNotFoundError:
+        raise CommandError(
+            exits.STORE,
+            f"there is no store at {path}; for a new one say which kind it is to be: "
+            f"sqlite:///{named} or tinydb:///{named}",
+        ) from None
+    except OSError as error:
+        raise CommandError(exits.STORE, exits.words(error)) from error
+    if kind is None:
+        raise CommandError(exits.STORE, f"{path} is no conversation store")
+    return f"{kind}:///{path}"
+
+
+def _from_project() -> str:
+    """What the nearest pyproject.toml with a table of ours says; "" if none does."""
+    folder = os.getcwd()
+    while True:
+        found = _said_in(os.path.join(folder, "pyproject.toml"))
+        if found:
+            return _as_url(found, folder)
+        above = os.path.dirname(folder)
+        if above == folder:
+            return ""
+        folder = above
+
+
+def _said_in(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        return ""
+    if b"claude-comms" not in data:  # most have not: parsing them would take longer
+        return ""
+    try:
+        table = _toml(data.decode("utf-8")).get("tool", {}).get("claude-comms", {})
+        store = table.get("store", "")
+    except (ValueError, AttributeError) as error:
+        raise CommandError(exits.USAGE, f"{path} cannot be read: {error}") from error
+    if not isinstance(store, str):
+        raise CommandError(exits.USAGE, f"{path}: store is to be a string, not {store!r}")
+    return store
+
+
+def _toml(text: str) -> dict[str, Any]:
+    import sys
+    from importlib import import_module
+
+    reader = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    found: dict[str, Any] = reader.loads(text)
+    return found
+
+
+def _only_one_here() -> str:
+    found = []
+    for name in sorted(os.listdir()):
+        if name.endswith(_ENDINGS) and os.path.isfile(name):
+            try:
+                kind = kind_of(name)
+            except OSError:
+                continue
+            if kind is not None:
+                found.append(f"{kind}:///{name}")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = "\n".join(f"  {url}" for url in found)
+        raise CommandError(
+            exits.USAGE, f"there are {len(found)} stores in this directory:\n{listed}\n{_HOW}"
+        )
+    raise CommandError(exits.USAGE, f"which store? There is none in this directory; {_HOW}")
+
+
+def _check_there(url: str) -> None:
+    """Opening a store makes it if it is missing, and takes over an empty or foreign TinyDB."""
+    path = path_of(url)
+    if path is None:
+        return
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        raise CommandError(exits.STORE, f"there is no store at {path}") from None
+    except OSError as error:
+        raise CommandError(exits.STORE, exits.words(error)) from error
+    if os.path.isdir(path):
+        raise CommandError(exits.STORE, f"{path} is a directory, not a conversation store")
+    # A SQLite store that is being created may be all in its log.
+    if not size and not (url.startswith("sqlite:") and _has_bytes(f"{path}-wal")):
+        raise CommandError(exits.STORE, f"{path} is empty: it is no conversation store")
+    if url.startswith("tinydb:"):
+        _check_ours(path)
+
+
+def _has_bytes(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
+
+
+def _check_ours(path: str) -> None:
+    try:
+        kind = kind_of(path)
+    except OSError as error:
+        raise CommandError(exits.STORE, exits.words(error)) from error
+    if kind == "sqlite":
+        raise CommandError(exits.STORE, f"{path} is a SQLite store: sqlite:///{path}")
+    if kind is None and _is_tinydb(path):
+        raise CommandError(
+            exits.STORE, f"{path} is a TinyDB file, but no conversation store of ours"
+        )
+
+
+def _is_tinydb(path: str) -> bool:
+    """Whether it is well-formed, and would be taken over by being opened."""
+    from json import load
+
+    try:
+        with open(path, "rb") as file:
+            content = load(file)
+    except (OSError, ValueError, RecursionError):
+        return False  # opening it will say what is wrong with it, and change nothing
+    return isinstance(content, dict) and "claude_comms" not in content

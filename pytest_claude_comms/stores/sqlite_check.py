@@ -1,0 +1,243 @@
+"""What is in a SQLite store, read without writing to it, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, TypeAlias
+
+from ..errors import StoreCorrupt
+from . import sqlite_link, sqlite_rows
+from .invariants import RESCUE
+from .reports import Finding, FindingKind, StoreSnapshot
+from .rules import ChangeRow, MessageRow, ThreadRow
+
+Found: TypeAlias = tuple[StoreSnapshot | None, list[Finding], list[str]]
+
+_Files: TypeAlias = tuple[tuple[int, int, int], ...]
+_TRIES = 5
+
+
+def look(path: str) -> Found:
+    """A snapshot as far as it can be read, what is wrong, and what is worth a note."""
+    found: Found = (None, [], [])
+    for _ in range(_TRIES):
+        before = _files(path)
+        with _opened(path, before) as (db, is_frozen):
+            found = _Reader(db, path).read()
+        # A file that nobody had open was read as if it could not change: then it must not have.
+        # And where the log came or went meanwhile, what looks wrong may come from that.
+        after = _files(path)
+        if after == before or not (is_frozen or (found[1] and after[1][0] != before[1][0])):
+            break
+    return found
+
+
+def _files(path: str) -> _Files:
+    """Of the file and its log: inode, size and time of change; zeros where there is none."""
+    stats = []
+    for ending in ("", "-wal"):
+        try:
+            found = os.stat(f"{path}{ending}")
+            stats.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        except FileNotFoundError:
+            stats.append((0, 0, 0))
+    return tuple(stats)
+
+
+@contextmanager
+def _opened(path: str, files: _Files) -> Iterator[tuple[sqlite3.Connection, bool]]:
+    # SQLite would create -wal and -shm even for a connection that only reads. They are there
+    # already as long as somebody has the store open, and after a kill.
+    if os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm"):
+        with closing(_connect(path, "ro")) as db:
+            yield db, False
+    elif files[1][1]:  # a log alone: put there by hand
+        with tempfile.TemporaryDirectory() as folder:
+            copy = os.path.join(folder, "copy")
+            for ending in ("", "-wal"):
+                shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
+            with closing(_connect(copy, "rw")) as db:
+                yield db, True
+    else:
+        with closing(_connect(path, "ro&immutable=1")) as db:
+            yield db, True
+
+
+def _connect(path: str, options: str) -> sqlite3.Connection:
+    uri = sqlite_link.uri_of(path, options)
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
+
+
+class _Reader:
+    def __init__(self, db: sqlite3.Connection, path: str) -> None:
+        self._db = db
+        self._path = path
+        self._findings: list[Finding] = []
+        self._notes: list[str] = []
+
+    def read(self) -> Found:
+        """All of it in one transaction: what others commit meanwhile is not seen by half."""
+        snapshot = None
+        try:
+            # Text that is no UTF-8 is a finding, not the end of the check.
+            self._db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+            self._db.execute("BEGIN")
+            self._look_at_pages()
+            store_id = sqlite_rows.identify(self._db, self._path)
+            if store_id is None:
+                self._add("schema", self._path, "it is empty: no store was laid out in it")
+            else:
+                self._look_at_schema()
+                snapshot = self._snapshot(store_id)
+        except StoreCorrupt as error:
+            self._add("schema", self._path, error.reason)
+        except (sqlite3.Error, UnicodeError, ValueError, TypeError) as error:
+            self._add("database", self._path, f"it cannot be read to its end: {error}")
+        return snapshot, self._findings, self._notes
+
+    def _add(self, kind: FindingKind, thing: str, reason: str) -> None:
+        self._findings.append(Finding(kind=kind, thing=thing, reason=reason, way_out=RESCUE))
+
+    def _look_at_pages(self) -> None:
+        for (line,) in self._db.execute("PRAGMA integrity_check(20)").fetchall():
+            if line != "ok":
+                self._add("database", self._path, f"SQLite's integrity check: {line}")
+
+    def _look_at_schema(self) -> None:
+        with closing(sqlite3.connect(":memory:")) as empty:
+            sqlite_rows.create(empty)
+            expected = _schema(empty)
+        found = _schema(self._db)
+        for name, statement in expected.items():
+            if name not in found:
+                self._add("schema", name, "it is missing")
+            elif found[name] != statement:
+                self._add("schema", name, f"it is laid out otherwise: {found[name]}")
+        extra = sorted(set(found) - set(expected) - {"trimmed"})
+        if extra:
+            self._notes.append(f"tables and indexes that are not ours: {', '.join(extra)}")
+
+    def _snapshot(self, store_id: str) -> StoreSnapshot:
+        messages = self._rows("messages", "message", self._message)
+        changes = self._rows("changes", "revision", self._change)
+        seq = self._db.execute(
+            "SELECT max(seq), count(*) FROM sqlite_sequence WHERE name = 'changes'"
+        ).fetchone()
+        last = changes[-1].revision if changes else 0
+        if changes and not seq[1]:
+            self._add("revision", "sqlite_sequence", "it no longer says which revision was last")
+        trimmed = 0
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'trimmed'").fetchone():
+            trimmed = self._db.execute("SELECT max(revision) FROM trimmed").fetchone()[0] or 0
+        return StoreSnapshot(
+            store_id=store_id,
+            threads=tuple(self._rows("threads", "thread", _thread)),
+            messages=tuple(messages),
+            changes=tuple(changes),
+            revision=last if seq[0] is None else seq[0],
+            trimmed=trimmed,
+        )
+
+    def _rows(self, table: str, what: str, read: Callable[[tuple[Any, ...]], Any]) -> list[Any]:
+        rows = []
+        for row in self._db.execute(_SELECT[table]):
+            try:
+                rows.append(read(row))
+            except (StoreCorrupt, ValueError, TypeError, KeyError) as error:
+                reason = error.reason if isinstance(error, StoreCorrupt) else repr(error)
+                self._add("document", f"{what} {row[0]}", f"its row cannot be read: {reason}")
+        return rows
+
+    def _message(self, row: tuple[Any, ...]) -> MessageRow:
+        number, tail, text, since, deadline_us = row[1], row[13], row[14], row[15], row[16]
+        appends = self._db.execute(
+            "SELECT append FROM changes WHERE number = ? AND revision > ? AND append IS NOT NULL"
+            " ORDER BY revision",
+            (number, since or 0),
+        ).fetchall()
+        added = "".join(append for (append,) in appends) if tail else ""
+        message = MessageRow(
+            message_id=_text(row[0]),
+            thread_id=_text(row[2]),
+            module_name=_text(row[3]),
+            content=_text((text or "") + added),
+            message_type=_text(row[4]),
+            status=sqlite_rows.status_of(row[5], self._path),
+            created_us=_int(row[6]),
+            updated_us=_int(row[7]),
+            expires_us=None if row[8] is None else _int(row[8]),
+            stall_us=None if row[9] is None else _int(row[9]),
+            error=row[10],
+            metadata=_text(row[11]),
+            revision=_int(row[12]),
+        )
+        thing = f"message {message.message_id}"
+        if tail and len(added) != tail:
+            reason = f"{tail} characters of its text are to be in its changes, {len(added)} are"
+            self._add("message", thing, reason)
+        if deadline_us != message.open_deadline_us:
+            self._add(
+                "deadline", thing,
+                f"it is looked for at {deadline_us}, and its deadline is {message.open_deadline_us}"
+                " (microseconds since 1970)",
+            )  # fmt: skip
+        return message
+
+    def _change(self, row: tuple[Any, ...]) -> ChangeRow:
+        _int(row[11])  # the mark
+        return ChangeRow(
+            revision=row[0],
+            message_id=f"number {row[12]}" if row[1] is None else row[1],
+            thread_id="" if row[2] is None else row[2],
+            at_us=_int(row[3]),
+            previous=None if row[4] is None else sqlite_rows.status_of(row[4], self._path),
+            status=sqlite_rows.status_of(row[5], self._path),
+            append=row[6],
+            content=row[7],
+            content_length=_int(row[8]),
+            error=row[9],
+            metadata=row[10],
+        )
+
+
+_SELECT = {
+    "threads": "SELECT thread_id, title, modules, metadata, created_us FROM threads"
+    " ORDER BY number",
+    "messages": "SELECT m.message_id, m.number, m.thread_id, m.module_name, m.message_type,"
+    " m.status, m.created_us, m.updated_us, m.expires_us, m.stall_us, m.error, m.metadata,"
+    " m.revision, m.tail, b.text, b.revision, m.deadline_us FROM messages AS m"
+    " LEFT JOIN contents AS b ON b.number = m.number ORDER BY m.number",
+    "changes": "SELECT c.revision, m.message_id, m.thread_id, c.at_us, c.previous, c.status,"
+    " c.append, c.content, c.content_length, c.error, c.metadata, c.mark, c.number"
+    " FROM changes AS c LEFT JOIN messages AS m ON m.number = c.number ORDER BY c.revision",
+}
+
+
+def _thread(row: tuple[Any, ...]) -> ThreadRow:
+    found = sqlite_rows.thread_row(row)
+    _text(found.thread_id + found.title + found.metadata)
+    _int(found.created_us)
+    return found
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    value.encode()
+    return value
+
+
+def _int(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _schema(db: sqlite3.Connection) -> dict[str, str]:
+    found = db.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite%'")
+    return {name: " ".join(str(sql).split()) for name, sql in found}

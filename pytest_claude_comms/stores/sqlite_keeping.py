@@ -1,0 +1,220 @@
+"""A SQLite store as a whole: filled from a snapshot, trimmed, made smaller, backed up."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
+from typing import TypeAlias
+
+from ..clock import SECOND, SystemClock
+from . import rules
+from .reports import Progress, StoreSnapshot
+from .rules import ChangeRow, MessageRow
+from .sqlite_rows import Commit, SQLiteSnapshot, SQLiteTransaction, set_trimmed, status_of
+
+Writing: TypeAlias = Callable[[], AbstractContextManager[SQLiteTransaction]]
+
+BATCH = 2_000
+"""Changes that are looked at in one transaction of a trimming: others write in between."""
+
+STEPS = 10_000
+"""Of SQLite's machine, between two looks at the clock: well under a millisecond."""
+
+PAGES = 1_000
+"""Pages that are moved or copied at a time."""
+
+VACUUM_US = SECOND
+"""A file that cannot give back pages one by one is written anew, if it takes no longer than
+about this: meanwhile nobody can write to it, and writers wait for 5 seconds."""
+
+
+def restore(tx: SQLiteTransaction, snapshot: StoreSnapshot, progress: Progress) -> None:
+    """Fill an empty store, in the transaction that is open."""
+    db = tx.db
+    for thread in snapshot.threads:
+        tx.add_thread(thread)
+    numbers = {row.message_id: number for number, row in enumerate(snapshot.messages, 1)}
+    db.executemany(
+        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        (_message(numbers[row.message_id], row) for row in snapshot.messages),
+    )
+    db.executemany(
+        "INSERT INTO contents VALUES (?, ?, ?)",
+        (
+            (numbers[row.message_id], row.revision, row.content)
+            for row in snapshot.messages
+            if row.content
+        ),
+    )
+    total, mark = len(snapshot.changes), None
+    for start in range(0, total, BATCH):
+        part = []
+        for change in snapshot.changes[start : start + BATCH]:
+            mark = secrets.randbits(63)
+            part.append(_change(numbers[change.message_id], mark, change))
+        db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", part)
+        progress("writing", start + len(part), total)
+    if snapshot.trimmed:
+        set_trimmed(db, snapshot.trimmed)
+    tx.last = Commit(snapshot.revision, mark)
+
+
+def _message(number: int, row: MessageRow) -> tuple[object, ...]:
+    return (
+        number,
+        row.message_id,
+        row.thread_id,
+        row.module_name,
+        row.message_type,
+        row.status.value,
+        row.created_us,
+        row.updated_us,
+        row.expires_us,
+        row.stall_us,
+        row.open_deadline_us,
+        row.error,
+        row.metadata,
+        row.revision,
+    )
+
+
+def _change(number: int, mark: int, change: ChangeRow) -> tuple[object, ...]:
+    return (
+        change.revision,
+        mark,
+        number,
+        change.at_us,
+        None if change.previous is None else change.previous.value,
+        change.status.value,
+        change.append,
+        change.content,
+        change.content_length,
+        change.error,
+        change.metadata,
+    )
+
+
+def trim(writing: Writing, floor: int) -> int:
+    """Trim history up to ``floor``, batch by batch; returns how many changes that removed."""
+    done: int | None = 0
+    removed = 0
+    while done is not None:
+        with writing() as tx:
+            done, count = trim_batch(tx, done, floor)
+        removed += count
+        if done is not None:
+            _let_others_in()
+    return removed
+
+
+def _let_others_in() -> None:
+    # Writers that wait look every 8 ms whether they can go on. Real time: it is theirs.
+    SystemClock().sleep(0.01)
+
+
+def trim_batch(tx: SQLiteTransaction, done: int, floor: int) -> tuple[int | None, int]:
+    """Trim one batch of the changes after ``done`` and up to ``floor``.
+
+    Returns how far it came, None if that is all, and how many it removed. Each batch leaves a
+    history that is trimmed somewhat further, so it may end after any of them.
+    """
+    found = tx.db.execute(
+        "SELECT c.revision, c.number, c.previous, c.status, m.status, m.revision, m.tail"
+        " FROM changes AS c CROSS JOIN messages AS m ON m.number = c.number"
+        " WHERE c.revision > ? AND c.revision <= ? ORDER BY c.revision LIMIT ?",
+        (done, floor, BATCH),
+    ).fetchall()
+    is_all = len(found) < BATCH
+    came = floor if is_all else int(found[-1][0])
+    # The text of a message with a tail is put together from its changes.
+    gone = [(each[0],) for each in found if not each[6] and not _outlives(tx, each)]
+    before = tx.trimmed()  # it counts what is missing, too, so not after the next line
+    tx.db.executemany("DELETE FROM changes WHERE revision = ?", gone)
+    if came > before:
+        set_trimmed(tx.db, came)
+    return None if is_all else came, len(gone)
+
+
+def _outlives(tx: SQLiteSnapshot, found: tuple[object, ...]) -> bool:
+    revision, _, previous, status, stands, last, _ = found
+    return rules.outlives(
+        None if previous is None else status_of(previous, tx.path),
+        status_of(status, tx.path),
+        stands=status_of(stands, tx.path),
+        is_last=revision == last,
+    )
+
+
+def lay_out_to_shrink(db: sqlite3.Connection) -> None:
+    """Let a new file give pages back later, some at a time. Before anything is in it."""
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+
+
+def gives_back(db: sqlite3.Connection) -> bool:
+    """Whether the file was laid out so."""
+    return bool(db.execute("PRAGMA auto_vacuum").fetchone()[0] == 2)
+
+
+def shrink(writing: Writing) -> str | None:
+    """Cut off the pages that hold nothing, some at a time; returns why that was not done.
+
+    The file itself gets smaller at the next checkpoint.
+    """
+    while True:
+        with writing() as tx:
+            if not _free_pages(tx.db):
+                return None
+            if not gives_back(tx.db):
+                return _write_anew(tx)
+            # One by one: it does a page a row, and Python stops at the first, for lack of columns.
+            for _ in range(PAGES):
+                tx.db.execute("PRAGMA incremental_vacuum(1)")
+        _let_others_in()
+
+
+def _free_pages(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def _write_anew(tx: SQLiteTransaction) -> str | None:
+    """Write the whole file anew, under the lock; returns why that was not done.
+
+    For files that were laid out before ours gave back pages; they do from then on.
+    """
+    db, clock = tx.db, SystemClock()
+    patience = clock.monotonic_us() + VACUUM_US
+    db.execute("ROLLBACK")  # VACUUM is a transaction of its own
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.set_progress_handler(lambda: clock.monotonic_us() > patience, STEPS)
+        db.execute("VACUUM")
+    except sqlite3.OperationalError as error:
+        if "interrupted" in str(error):
+            return "to write the file anew would block writers for too long"
+        return f"the file could not be written anew: {error}"
+    finally:
+        db.set_progress_handler(None, 0)
+        db.execute("BEGIN IMMEDIATE")
+    return None
+
+
+def back_up(snapshot: SQLiteSnapshot, path: str, progress: Progress) -> None:
+    """Copy what the open transaction sees into the empty file ``path``.
+
+    The transaction stays open, so the copy need not begin again whenever somebody commits.
+    """
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as target:
+            snapshot.db.backup(
+                target,
+                pages=PAGES,
+                progress=lambda _, left, total: progress("writing", total - left, total),
+                sleep=0,
+            )
+    finally:
+        for ending in ("-journal", "-wal", "-shm"):
+            with suppress(OSError):
+                os.unlink(f"{path}{ending}")

@@ -1,0 +1,271 @@
+"""Which store a command is about, and that looking for one leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tinydb import TinyDB
+
+from pytest_claude_comms import open_store
+from pytest_claude_comms.cli.choosing import choose, kind_of, path_of
+from pytest_claude_comms.cli.exits import CommandError
+
+from .conftest import Run, environment
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    found = tmp_path / "here"
+    found.mkdir()
+    monkeypatch.chdir(found)
+    return found
+
+
+def make(url: str, title: str = "a thread") -> None:
+    with open_store(url, durability="process") as store:
+        store.create_thread(title)
+
+
+def titles(run: Run, *argv: str) -> list[str]:
+    result = run("threads", "--json", *argv)
+    assert result.code == 0, result.err
+    return [each["thread"]["title"] for each in result.document["threads"]]
+
+
+# -- the order
+
+
+def test_what_is_given_wins_then_the_environment_then_the_project_then_what_is_here(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("given", "environment", "project"):
+        make(f"sqlite:///{folder}/elsewhere/{name}.db", name)
+    make("tinydb:///here.json", "here")
+
+    assert titles(run) == ["here"]
+    Path("pyproject.toml").write_text(
+        '[tool.claude-comms]\nstore = "sqlite:///elsewhere/project.db"\n'
+    )
+    assert titles(run) == ["project"]
+    monkeypatch.setenv("CLAUDE_COMMS_STORE", "elsewhere/environment.db")
+    assert titles(run) == ["environment"]
+    assert titles(run, "--store", "sqlite:///elsewhere/given.db") == ["given"]
+
+
+def test_a_project_file_is_found_above_and_its_url_is_relative_to_it(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("tinydb:///data/comms.json", "above")
+    for said in (
+        "tinydb:///data/comms.json",
+        "data/comms.json",
+        f"tinydb:///{folder}/data/comms.json",
+    ):
+        Path("pyproject.toml").write_text(f'[tool.claude-comms]\nstore = "{said}"\n')
+        below = folder / "a" / "b"
+        below.mkdir(parents=True, exist_ok=True)
+        # One that says nothing of us is no reason to stop looking.
+        (folder / "a" / "pyproject.toml").write_text('[project]\nname = "uses-claude-comms"\n')
+        monkeypatch.chdir(below)
+        assert titles(run) == ["above"]
+        monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[tool.claude-comms\nstore", "[tool.claude-comms]\nstore = 3\n", "[tool]\nclaude-comms=1"],
+)
+def test_a_project_file_that_is_wrong(run: Run, text: str) -> None:
+    Path("pyproject.toml").write_text(text)
+    result = run("threads")
+    assert result.code == 2
+    assert "pyproject.toml" in result.err
+
+
+def test_a_project_file_in_another_encoding_is_wrong(run: Run) -> None:
+    Path("pyproject.toml").write_bytes(b"[tool.claude-comms]\nstore = '\xff.db'\n")
+    assert run("threads").code == 2
+
+
+def test_toml_is_read_on_3_10_too() -> None:
+    """There ``tomllib`` is missing; whichever is there reads the same."""
+    script = """
+import sys, types
+import tomllib
+sys.version_info = (3, 10, 0)
+sys.modules["tomli"] = tomllib
+sys.modules["tomllib"] = None
+from pytest_claude_comms.cli.choosing import _toml
+assert _toml("a = 1") == {"a": 1}
+"""
+    if sys.version_info >= (3, 11):
+        subprocess.run([sys.executable, "-c", script], check=True, env=environment())
+
+
+# -- the one that is here
+
+
+def test_several_are_listed(run: Run) -> None:
+    make("sqlite:///a.db")
+    make("tinydb:///b.json")
+    result = run("threads")
+    assert result.code == 2
+    assert "there are 2 stores" in result.err
+    assert "  sqlite:///a.db\n  tinydb:///b.json\n" in result.err
+
+
+def test_only_stores_count_and_not_names(run: Run) -> None:
+    with TinyDB("users.json") as db:
+        db.insert({"name": "a"})
+    Path("package.json").write_text('{"name": "x"}')
+    Path("empty.db").touch()
+    Path("dir.db").mkdir()
+    Path("other.sqlite").write_bytes(b"SQLite format 3\0" + bytes(200))
+    Path("claims.json").write_text('{"claude_comms": "is a dependency of ours"}')
+    result = run("threads")
+    assert result.code == 2
+    assert "none in this directory" in result.err
+    assert "--store" in result.err
+    make("sqlite:///mine.sqlite3", "mine")
+    assert titles(run) == ["mine"]
+
+
+def test_the_kind_of_a_file_is_what_is_in_it(folder: Path) -> None:
+    make("tinydb:///odd.db")
+    make("sqlite:///odd.json")
+    assert kind_of("odd.db") == "tinydb"
+    assert kind_of("odd.json") == "sqlite"
+    assert choose("odd.db") == f"tinydb:///{folder}/odd.db"
+    assert choose("odd.json") == f"sqlite:///{folder}/odd.json"
+
+
+def test_one_that_is_being_written_is_found(run: Run) -> None:
+    """Its journal or log holds what the file does not yet."""
+    for url in ("sqlite:///a.db", "tinydb:///a.json"):
+        with open_store(url) as store:
+            store.create_thread("open")
+            assert titles(run) == ["open"]
+        for name in os.listdir():
+            Path(name).unlink()
+
+
+def test_the_path_of_a_url() -> None:
+    assert path_of("sqlite:////a/b.db") == "/a/b.db"
+    assert path_of("tinydb:///b.json") == os.path.abspath("b.json")
+    assert path_of("memory:") is None
+    assert path_of("sqlite:b.db") is None
+
+
+# -- nothing is made by looking
+
+
+READING = [
+    ["status"],
+    ["pending"],
+    ["threads"],
+    ["show", "t"],
+    ["timeline", "t"],
+    ["doctor"],
+]
+
+
+@pytest.mark.parametrize("argv", READING)
+@pytest.mark.parametrize("url", ["sqlite:///new.db", "tinydb:///new.json", "new.db", "sub/new.db"])
+def test_a_missing_store_is_not_made(run: Run, argv: list[str], url: str) -> None:
+    result = run(*argv, "--store", url)
+    assert result.code == 6
+    assert "there is no store at" in result.out + result.err
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("argv", READING)
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_an_empty_file_is_not_made_a_store(run: Run, argv: list[str], scheme: str) -> None:
+    Path("empty").touch()
+    Path("empty-wal").touch()
+    assert run(*argv, "--store", f"{scheme}:///empty").code == 6
+    assert run(*argv, "--store", "empty").code == 6
+    assert sorted(os.listdir()) == ["empty", "empty-wal"]
+    assert Path("empty").read_bytes() == b""
+
+
+@pytest.mark.parametrize("argv", READING)
+def test_the_tinydb_of_somebody_else_is_not_taken_over(run: Run, argv: list[str]) -> None:
+    with TinyDB("users.json") as db:
+        db.insert({"name": "a"})
+    before = Path("users.json").read_bytes()
+    assert run(*argv, "--store", "tinydb:///users.json").code == 6
+    assert os.listdir() == ["users.json"]
+    assert Path("users.json").read_bytes() == before
+
+
+def test_a_store_of_the_other_kind_is_told(run: Run) -> None:
+    make("sqlite:///a.db")
+    result = run("threads", "--store", "tinydb:///a.db")
+    assert result.code == 6
+    assert "is a SQLite store" in result.err
+    make("tinydb:///b.json")
+    result = run("threads", "--store", "sqlite:///b.json")
+    assert result.code == 6
+
+
+def test_what_is_damaged_is_told_and_left(run: Run) -> None:
+    make("tinydb:///a.json")
+    text = Path("a.json").read_text()
+    Path("a.json").write_text(text[:-3])
+    result = run("threads", "--store", "a.json")
+    assert result.code == 6
+    assert "cannot be read as a conversation store" in result.err
+    assert Path("a.json").read_text() == text[:-3]
+
+
+@pytest.mark.parametrize("url", ["nosuch:///x", "sqlite:x.db", "sqlite:///", "memory:x"])
+def test_a_url_that_is_none(run: Run, url: str) -> None:
+    result = run("threads", "--store", url)
+    assert result.code == 2, result.err
+    assert os.listdir() == []
+
+
+def test_a_folder_is_no_store(run: Run) -> None:
+    Path("sub").mkdir()
+    assert run("threads", "--store", "sub").code == 6
+    assert run("threads", "--store", "sqlite:///sub").code == 6
+    assert run("threads", "--store", "tinydb:///sub").code == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(run: Run) -> None:
+    make("sqlite:///a.db")
+    Path("a.db").chmod(0)
+    assert run("threads", "--store", "a.db").code == 6
+
+
+def test_only_who_says_so_makes_a_store(folder: Path) -> None:
+    with pytest.raises(CommandError):
+        choose("sqlite:///new.db")
+    assert choose("sqlite:///new.db", create=True) == "sqlite:///new.db"
+
+
+def test_a_relative_project_url_of_a_third_party_is_left_as_it_is(folder: Path) -> None:
+    Path("pyproject.toml").write_text('[tool.claude-comms]\nstore = "redis://host/1"\n')
+    assert choose() == "redis://host/1"
+
+
+def test_json_that_is_no_tinydb_says_so(run: Run) -> None:
+    Path("list.json").write_text(json.dumps([1, 2]))
+    assert run("threads", "--store", "tinydb:///list.json").code == 6
+    assert json.loads(Path("list.json").read_text()) == [1, 2]
+
+
+def test_a_broken_project_file_of_somebody_else_is_not_our_business(run: Run) -> None:
+    make("sqlite:///a.db", "mine")
+    Path("pyproject.toml").write_text("[broken")
+    assert titles(run) == ["mine"]
+    Path("pyproject.toml").write_text("[tool.claude-comms\nbroken")
+    assert run("threads").code == 2
+    assert titles(run, "--store", "a.db") == ["mine"]

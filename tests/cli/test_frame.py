@@ -1,0 +1,339 @@
+"""What holds for every command: help, options, errors, exit codes, what is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from pytest_claude_comms import (
+    AlreadyExists,
+    ClaudeError,
+    ClaudeNotFound,
+    ConversationStore,
+    HistoryGone,
+    InvalidTransition,
+    MessageNotFound,
+    MessageStatus,
+    ModuleDirectoryNotFound,
+    StoreBusy,
+    StoreCorrupt,
+    ThreadNotFound,
+    WaitTimeout,
+    __version__,
+)
+from pytest_claude_comms.cli import app, exits, main
+
+from .conftest import Run, Shell, environment
+
+# -- help
+
+
+def test_the_help_names_every_command_and_every_exit_code(run: Run) -> None:
+    result = run("--help")
+    assert result.code == 0
+    for name, (_, text) in app.COMMANDS.items():
+        assert f"\n  {name} " in result.out
+        assert text in result.out
+    for code, meaning in exits.MEANINGS:
+        assert f"{code:>3}  {meaning}" in result.out
+    for way in ("--store URL", "CLAUDE_COMMS_STORE", "[tool.claude-comms]", "in this directory"):
+        assert way in result.out
+
+
+def test_there_are_the_commands_that_were_asked_for() -> None:
+    wanted = """ask status pending watch wait cancel expire threads show timeline copy backup check
+    doctor replay demo completion"""
+    assert set(wanted.split()) <= set(app.COMMANDS)
+
+
+READING = ["status", "pending", "threads", "show", "timeline", "doctor", "completion"]
+
+
+@pytest.mark.parametrize("name", READING)
+def test_each_command_has_a_help_with_examples(run: Run, name: str) -> None:
+    result = run(name, "--help")
+    assert result.code == 0
+    assert f"Usage: claude-comms {name}" in result.out
+    examples = result.out.partition("Examples:\n")[2].splitlines()
+    assert examples
+    assert all(line.startswith("    ") or "claude-comms" in line for line in examples)
+    assert "\b" not in result.out
+    assert max(map(len, result.out.splitlines())) <= 100
+
+
+def test_the_help_imports_no_command_and_neither_store_nor_rich() -> None:
+    script = """
+import sys
+from pytest_claude_comms.cli import main
+assert main(["--help"]) == 0
+print("\\n".join(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    )
+    loaded = done.stderr.split()
+    assert "click" in loaded
+    ours = {name.rpartition(".")[2] for name in loaded if ".cli." in name}
+    homes = {home.partition(":")[0] for home, _ in app.COMMANDS.values()}
+    assert not ours & homes
+    assert not {"rich", "tinydb", "sqlite3", "pytest", "json"} & set(loaded)
+    assert not [name for name in loaded if name.startswith("pytest_claude_comms.stores")]
+
+
+def test_status_of_a_sqlite_store_loads_neither_rich_nor_tinydb(tmp_path: Path) -> None:
+    script = """
+import sys
+from pytest_claude_comms import open_store
+from pytest_claude_comms.cli import main
+with open_store("sqlite:///a.db") as store:
+    store.create_thread()
+assert main(["status", "--store", "a.db"]) == 0
+bad = {"rich", "tinydb", "pytest", "asyncio", "logging", "subprocess"} & set(sys.modules)
+assert not bad, bad
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version").out == f"claude-comms {__version__}\n"
+
+
+def test_the_schema_is_printed(run: Run) -> None:
+    result = run("--json-schema")
+    assert result.code == 0
+    assert json.loads(result.out)["$defs"]["status_document"]
+
+
+def test_without_a_word_it_helps(run: Run) -> None:
+    result = run()
+    assert result.code == 2
+    assert "Usage: claude-comms" in result.err
+
+
+# -- what the command line needs
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_it_says_how_to_get_it(missing: str, tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.modules[{missing!r}] = None
+from pytest_claude_comms.cli import main
+sys.exit(main(["show", "t", "--store", "a.db"]))
+"""
+    setup = """
+from pytest_claude_comms import open_store
+with open_store("sqlite:///a.db") as store:
+    store.create_thread(thread_id="t")
+    store.add_message("t", "m", "text")
+"""
+    subprocess.run([sys.executable, "-c", setup], check=True, env=environment(), cwd=tmp_path)
+    if missing == "rich":  # only a terminal shows markdown
+        script = f"import sys; sys.stdout.isatty = lambda: True\n{script}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        f"claude-comms: error: the command line needs {missing}: "
+        'pip install "pytest-claude-comms[cli]"\n'
+    )
+
+
+def test_ctrl_c_while_it_is_loading(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(argv: list[str], store: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytest_claude_comms.cli.app.run", interrupted)
+    assert run("status").code == 130
+
+
+def test_another_missing_module_is_no_missing_extra(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytest_claude_comms.cli.threads", None)
+    result = run("threads", "--store", "memory:")
+    assert result.code == 1
+    assert "this should not happen" in result.err
+
+
+# -- options before and after the name
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--json", "status", "--store", "memory:"],
+        ["--store", "memory:", "status", "--json"],
+        ["--store", "memory:", "--json", "--quiet", "--no-color", "status"],
+        ["status", "--store", "memory:", "--json", "-q", "--no-color"],
+        ["--store", "sqlite:///nowhere.db", "status", "--store", "memory:", "--json"],
+    ],
+)
+def test_common_options_stand_where_one_likes(run: Run, argv: list[str]) -> None:
+    result = run(*argv)
+    assert (result.code, result.err) == (0, "")
+    assert result.document["store"]["url"] == "memory:"
+
+
+def test_one_call_leaves_nothing_to_the_next(run: Run) -> None:
+    assert run("--json", "--store", "memory:", "status").document
+    assert run("--store", "memory:", "status").out.startswith("store ")
+
+
+def test_json_of_a_command_that_has_none(run: Run) -> None:
+    result = run("--json", "completion", "bash")
+    assert (result.code, result.out) == (2, "")
+    assert "'completion' has no JSON form" in result.err
+
+
+# -- errors
+
+
+def test_a_wrong_command_suggests_a_near_one(run: Run) -> None:
+    result = run("stauts")
+    assert result.code == 2
+    assert result.err == (
+        "claude-comms: error: no command 'stauts'; did you mean 'status'?; see "
+        "'claude-comms --help'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "argv", [["status", "--wrong"], ["show"], ["--wrong"], ["status", "a", "b"]]
+)
+def test_wrong_usage(run: Run, argv: list[str]) -> None:
+    result = run(*argv)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("claude-comms: error: ")
+    assert "--help'" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MessageNotFound("m"), 3),
+        (ThreadNotFound("t"), 3),
+        (WaitTimeout("page", message_ids=("m",), timeout=1), 8),
+        (StoreBusy("a.db", 5), 6),
+        (StoreCorrupt("a.db", "why"), 6),
+        (HistoryGone("why", store="s"), 6),
+        (InvalidTransition("m", MessageStatus.FAILED, MessageStatus.COMPLETE), 1),
+        (AlreadyExists("message", "m"), 1),
+        (ClaudeNotFound("claude", "it is not on PATH"), 1),
+        (ClaudeError("why"), 1),
+        (ModuleDirectoryNotFound("/x", "does not exist"), 2),
+        (exits.CommandError(exits.PATIENCE, "why"), 8),
+        (PermissionError(13, "Permission denied", "/x"), 1),
+        (KeyboardInterrupt(), 130),
+        (click.exceptions.Abort(), 130),
+        (BrokenPipeError(), 141),
+        (RuntimeError("odd"), 1),
+    ],
+)
+def test_the_exit_code_of_each_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def fail(store: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pytest_claude_comms.stores.core.BaseStore.threads", fail)
+    result = run("threads", "--store", "memory:")
+    assert (result.code, result.out) == (code, "")
+    assert "Traceback" not in result.err
+    assert result.err.startswith("claude-comms: error: ") or code >= 128
+
+
+def test_each_status_has_its_exit_code() -> None:
+    found = {status.value: exits.of_status(status) for status in MessageStatus}
+    assert found == {
+        "pending": 0,
+        "processing": 0,
+        "complete": 0,
+        "failed": 1,
+        "timeout": 4,
+        "cancelled": 5,
+        "unknown": 0,
+    }
+
+
+@pytest.mark.parametrize("argv", [["--debug"], []])
+def test_a_traceback_only_for_who_asks(
+    run: Run, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    result = run(*argv, "threads", "--store", "sqlite:///nowhere.db")
+    assert result.code == 6
+    assert ("Traceback" in result.err) == bool(argv)
+    monkeypatch.setenv("CLAUDE_COMMS_DEBUG", "1")
+    assert "Traceback" in run("threads", "--store", "sqlite:///nowhere.db").err
+
+
+def test_a_system_exit_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(store: object) -> None:
+        raise SystemExit(7)
+
+    monkeypatch.setattr("pytest_claude_comms.stores.core.BaseStore.threads", leave)
+    with pytest.raises(SystemExit):
+        main(["threads", "--store", "memory:"])
+
+
+def test_a_given_store_is_left_open(run: Run, store: ConversationStore) -> None:
+    assert run("status", store=store).code == 0
+    assert store.threads() == []
+
+
+# -- completion
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_the_completion_script(run: Run, shell_name: str) -> None:
+    result = run("completion", shell_name)
+    assert result.code == 0
+    assert "_CLAUDE_COMMS_COMPLETE" in result.out
+    assert f"{shell_name}_complete" in result.out
+
+
+def test_the_shell_is_that_of_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/fish")
+    assert run("completion").out == run("completion", "fish").out
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    result = run("completion")
+    assert result.code == 2
+    assert "bash, zsh, fish" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "found"),
+    [
+        ("claude-comms sta", "1", ["status"]),
+        ("claude-comms comple", "1", ["completion"]),
+        ("claude-comms pending --over", "2", ["--overdue"]),
+        ("claude-comms --js", "1", ["--json", "--json-schema"]),
+    ],
+)
+def test_it_completes(shell: Shell, words: str, place: str, found: list[str]) -> None:
+    result = shell(_CLAUDE_COMMS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
+    assert sorted(line.partition(",")[2] for line in result.out.splitlines()) == sorted(found)

@@ -1,0 +1,336 @@
+"""Backups: one file, complete at one instant, private, and a store when it is opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms import ConversationStore, HistoryGone, StoreBusy, StoreError, open_store
+from pytest_claude_comms.stores import sqlite_keeping
+from pytest_claude_comms.stores.backup import backup_store
+from pytest_claude_comms.stores.checking import check_store
+from pytest_claude_comms.stores.files import FileLock
+from tests.stores.keeping_kit import (
+    every_store,
+    everything,
+    file_stores,
+    fill,
+    killed_at_system_calls,
+    posix,
+    run,
+)
+from tests.stores.test_copying import _WRITE
+
+
+def reopened(store: ConversationStore, path: Path) -> ConversationStore:
+    return open_store(f"{store.backend}:///{path}", clock=store.clock, durability="process")
+
+
+@file_stores
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_backup_is_the_store(
+    store: ConversationStore, clock: object, tmp_path: Path, *, compacted: bool
+) -> None:
+    fill(store)
+    if compacted:
+        store.compact(keep=9)
+    path = tmp_path / "backup"
+    report = backup_store(store, path)
+    assert report.path == str(path)
+    assert report.bytes == path.stat().st_size
+    assert os.listdir(tmp_path) == ["backup"]
+    assert check_store(f"{store.backend}:///{path}").findings == ()
+    before = everything(store)
+    store.update_message("open", status="cancelled")
+    with reopened(store, path) as again:
+        assert everything(again) == before
+        again.update_message("open", status="complete")
+
+
+@file_stores
+def test_nothing_is_overwritten(store: ConversationStore, tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    path.write_text("precious")
+    with pytest.raises(StoreError, match="exists already"):
+        backup_store(store, path)
+    assert path.read_text() == "precious"
+    assert os.listdir(tmp_path) == ["backup"]
+    fill(store)
+    backup_store(store, path, overwrite=True)
+    with reopened(store, path) as again:
+        assert again.cursor() == store.cursor()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match="is a directory"):
+        backup_store(store, tmp_path / "folder", overwrite=True)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    backup_store(store, tmp_path / "link")
+    assert (tmp_path / "nowhere").is_file()
+
+
+@file_stores
+def test_what_comes_there_meanwhile_is_not_overwritten(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "backup"
+    real = os.link
+
+    def late(*given: Any) -> None:
+        path.write_text("precious")
+        real(*given)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(StoreError, match="exists already"):
+        backup_store(store, path)
+    assert path.read_text() == "precious"
+    assert os.listdir(tmp_path) == ["backup"]
+
+
+@file_stores
+def test_a_file_system_without_links(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*given: Any) -> None:
+        raise OSError(38, "not here")
+
+    monkeypatch.setattr(os, "link", link)
+    backup_store(store, tmp_path / "backup")
+    assert os.listdir(tmp_path) == ["backup"]
+
+
+@file_stores
+def test_the_store_itself_is_not_overwritten(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    path = store.url.partition("///")[2]
+    before = everything(store)
+    (tmp_path / "link").symlink_to(path)
+    for name in (path, tmp_path / "link"):
+        with pytest.raises(StoreError, match="is the store itself"):
+            backup_store(store, name, overwrite=True)
+    assert everything(store) == before
+
+
+@file_stores
+def test_beside_a_store_that_was_not_closed(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    path = tmp_path / "backup"
+    with reopened(store, path) as other:
+        other.create_thread()
+        with pytest.raises(StoreError, match="was not closed"):
+            backup_store(store, path, overwrite=True)
+        os.unlink(path)  # what is beside it is still there
+        with pytest.raises(StoreError, match="was not closed"):
+            backup_store(store, path)
+
+
+@file_stores
+def test_what_is_left_of_a_killed_backup(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    (tmp_path / "backup.backup").write_text("half of it")
+    (tmp_path / "backup.backup-journal").write_text("and this")
+    backup_store(store, tmp_path / "backup")
+    assert check_store(f"{store.backend}:///{tmp_path}/backup").findings == ()
+    left = {"sqlite": [], "tinydb": ["backup.backup-journal"]}[store.backend]  # SQLite's alone
+    assert sorted(os.listdir(tmp_path)) == ["backup", *left]
+
+
+@file_stores
+def test_over_a_backup_that_was_opened_and_closed(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    path = tmp_path / "backup"
+    backup_store(store, path)
+    with reopened(store, path) as other:
+        other.update_message("open", status="complete")
+    backup_store(store, path, overwrite=True)
+    assert f"{path}.lock" in map(str, tmp_path.iterdir())  # it was there before
+    with reopened(store, path) as again:
+        assert everything(again) == everything(store)
+
+
+@file_stores
+def test_a_store_that_is_written_to_at_the_path(store: ConversationStore, tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    lock = FileLock(f"{path}.lock")
+    lock.try_acquire()
+    try:
+        store.clock.backoff = lambda bound: type(store.clock).backoff(store.clock, 50_000)  # type: ignore[method-assign,assignment]
+        with pytest.raises(StoreBusy):
+            backup_store(store, path)
+    finally:
+        lock.release()
+        lock.close()
+    assert os.listdir(tmp_path) == ["backup.lock"]
+
+
+def test_a_store_without_a_file(tmp_path: Path) -> None:
+    with (
+        open_store("memory:") as store,
+        pytest.raises(StoreError, match=r"copy_store\(\) copies it"),
+    ):
+        backup_store(store, tmp_path / "x")
+
+
+@posix
+@file_stores
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_it_is_private(store: ConversationStore, tmp_path: Path, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        backup_store(store, tmp_path / "new" / "backup")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(os.stat(tmp_path / "new" / "backup").st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(tmp_path / "new").st_mode) == 0o700
+
+
+@posix
+@file_stores
+def test_it_is_private_while_it_is_written(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store)
+    monkeypatch.setattr(sqlite_keeping, "PAGES", 1)
+    seen: set[tuple[str, int]] = set()
+
+    def look(step: str, done: int, total: int) -> None:
+        for name in os.listdir(tmp_path):
+            seen.add((name, stat.S_IMODE(os.stat(tmp_path / name).st_mode)))
+
+    backup_store(store, tmp_path / "backup", progress=look)
+    assert ("backup.backup", 0o600) in seen
+    assert {mode for _, mode in seen} == {0o600}
+    assert "backup" not in {name for name, _ in seen}
+
+
+@file_stores
+def test_tables_of_the_users_are_in_it(store: ConversationStore, tmp_path: Path) -> None:
+    if store.backend == "tinydb":
+        store.db.table("mine").insert({"a": 1})  # type: ignore[attr-defined]
+        backup_store(store, tmp_path / "backup")
+        with reopened(store, tmp_path / "backup") as again:
+            assert again.db.table("mine").all() == [{"a": 1}]  # type: ignore[attr-defined]
+
+
+@file_stores
+def test_a_failure_leaves_nothing(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="No space left"):
+        backup_store(store, tmp_path / "backup")
+    assert os.listdir(tmp_path) == []
+
+
+# -- restored
+
+
+@file_stores
+def test_a_watcher_of_a_restored_store_is_told(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    backup_store(store, tmp_path / "backup")
+    store.update_message("open", append="LOST")
+    cursor = store.changes().cursor
+    path = store.url.partition("///")[2]
+    for ending in ("-wal", "-shm", ".journal"):  # as the documentation says
+        if os.path.exists(f"{path}{ending}"):
+            os.unlink(f"{path}{ending}")
+    os.replace(tmp_path / "backup", path)
+    with open_store(store.url, durability="process") as after:
+        after.update_message("open", append="NEW")
+        assert after.cursor() == cursor
+        assert after.get_message("open").content == "so farNEW"
+        for act in (lambda: store.changes(cursor), lambda: store.get_message("open")):
+            with pytest.raises(HistoryGone):
+                act()
+
+
+# -- while others write, and killed
+
+
+@file_stores
+def test_one_state_of_a_store_that_is_being_written(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_keeping, "PAGES", 5)
+    fill(store)
+    child = run(_WRITE, store.url)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        revisions = set()
+        for turn in range(5):
+            before = store.cursor()
+            backup_store(store, tmp_path / str(turn))
+            report = check_store(f"{store.backend}:///{tmp_path / str(turn)}")
+            assert report.findings == ()
+            assert before <= report.revision <= store.cursor()
+            revisions.add(report.revision)
+    finally:
+        child.kill()
+        child.communicate()
+    assert len(revisions) > 1
+
+
+_BACK_UP = """
+import sys
+from pytest_claude_comms import open_store
+from pytest_claude_comms.stores.backup import backup_store
+with open_store(sys.argv[1]) as store:
+    backup_store(store, sys.argv[2])
+"""
+
+
+def check_killed_backups(backend: str, folder: Path, *, every: bool) -> tuple[int, int]:
+    """Returns after how many kills there was no backup, and after how many a whole one."""
+    data = folder / "data"
+    data.mkdir()
+    source, target = f"{backend}:///{data}/s", f"{data}/d"
+    with open_store(source, durability="process") as store:
+        fill(store)
+        expected = everything(store)
+    none = whole = 0
+    for _ in killed_at_system_calls(_BACK_UP, source, target, folder=data, every=every):
+        with open_store(source, durability="process") as store:
+            assert everything(store) == expected
+            if os.path.exists(target):
+                whole += 1
+            else:
+                none += 1
+            backup_store(store, target, overwrite=True)
+            assert not [name for name in os.listdir(data) if name.startswith("d.b")]
+        with open_store(f"{backend}:///{target}", durability="process") as store:
+            assert everything(store) == expected
+    return none, whole
+
+
+@pytest.mark.parametrize("backend", ["tinydb", "sqlite"])
+def test_killed_at_some_system_calls(backend: str, tmp_path: Path) -> None:
+    none, whole = check_killed_backups(backend, tmp_path, every=False)
+    assert none + whole > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["tinydb", "sqlite"])
+def test_killed_at_every_system_call(backend: str, tmp_path: Path) -> None:
+    none, whole = check_killed_backups(backend, tmp_path, every=True)
+    print(
+        f"{backend}: killed at {none + whole} system calls: {none} without, {whole} with a backup"
+    )
+    assert none > 3
+    assert whole > 0
+
+
+@every_store
+def test_it_says_what_it_wrote(store: ConversationStore, tmp_path: Path) -> None:
+    if store.backend == "memory":
+        return
+    told: list[tuple[str, int, int]] = []
+    report = backup_store(store, tmp_path / "b", progress=lambda *each: told.append(each))
+    assert report.source == store.url
+    assert told[-1][1] == told[-1][2] > 0

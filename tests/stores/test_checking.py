@@ -1,0 +1,609 @@
+"""The check finds what was planted, and cries no wolf."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms import ConversationStore, StoreError, open_store
+from pytest_claude_comms.stores import sqlite_check
+from pytest_claude_comms.stores.checking import check_store
+from pytest_claude_comms.stores.reports import CheckReport
+from tests.stores.keeping_kit import every_store, everything, file_stores, fill, posix, run
+from tests.stores.test_copying import _WRITE
+
+
+def seed(store: ConversationStore) -> None:
+    """Revisions 1 to 6 are of ``m``, 7 of ``o``."""
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", status="pending", message_id="m", timeout=1e6, metadata={"k": 1})
+    store.update_message("m", status="processing")
+    store.update_message("m", append="one ")
+    store.update_message("m", append="two", error="odd")
+    store.update_message("m", metadata={"n": 2})
+    store.update_message("m", status="complete")
+    store.add_message("t", "a", "open", status="pending", message_id="o", stall_timeout=1e6)
+
+
+def kinds(report: CheckReport) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for finding in report.findings:
+        found.setdefault(finding.kind, []).append(f"{finding.thing}: {finding.reason}")
+        assert finding.way_out
+    return found
+
+
+def state_of(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        found[name] = (path.read_bytes(), path.stat().st_mode, path.stat().st_mtime_ns)
+    return found
+
+
+# -- no wolf
+
+
+@every_store
+def test_a_sound_store(store: ConversationStore) -> None:
+    fill(store)
+    report = check_store(store)
+    assert report.ok
+    assert (report.notes, report.threads, report.messages) == ((), 2, 7)
+    assert report.changes == report.revision == store.cursor()
+    store.compact(keep=5)
+    report = check_store(store)
+    assert (report.findings, report.trimmed) == ((), store.cursor() - 5)
+    assert report.changes < report.revision
+
+
+@file_stores
+@pytest.mark.parametrize("is_open", [False, True])
+def test_nothing_is_written(store: ConversationStore, tmp_path: Path, *, is_open: bool) -> None:
+    url = f"{store.backend}:///{tmp_path}/s"
+    with open_store(url, durability="process") as other:
+        fill(other)
+        if is_open:
+            before = state_of(tmp_path)
+            assert check_store(url).findings == ()
+            check_store(other)
+            after = state_of(tmp_path)
+            before.pop("s-shm", None)  # SQLite notes there who is reading
+            after.pop("s-shm", None)
+            assert after == before
+    if not is_open:
+        os.unlink(tmp_path / "s.lock")
+        before = state_of(tmp_path)
+        assert check_store(url).findings == ()
+        assert state_of(tmp_path) == before
+
+
+@file_stores
+def test_what_is_not_there(store: ConversationStore, tmp_path: Path) -> None:
+    for name, reason in (("none", "does not exist"), ("", "is no file")):
+        (finding,) = check_store(f"{store.backend}:///{tmp_path}/x/../{name or '.'}").findings
+        assert finding.kind == "file"
+        assert reason in finding.reason
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_store() -> None:
+    with pytest.raises(StoreError, match="nothing is kept there"):
+        check_store("memory:")
+    with pytest.raises(StoreError, match="open that store"):
+        check_store("theirs:/x")
+    with pytest.raises(ValueError, match="names no file"):
+        check_store("sqlite:")
+
+    class Theirs:
+        url, backend = "theirs:", "theirs"
+
+    theirs: Any = Theirs()
+    with pytest.raises(StoreError, match=r"has no snapshot\(\)"):
+        check_store(theirs)
+
+
+@file_stores
+def test_a_store_that_is_being_written(store: ConversationStore) -> None:
+    fill(store)
+    child = run(_WRITE, store.url)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        revisions = set()
+        for turn in range(12):
+            if turn == 6:
+                store.compact(keep=20)
+            report = check_store(store.url)
+            assert report.findings == ()
+            revisions.add(report.revision)
+    finally:
+        child.kill()
+        child.communicate()
+    assert len(revisions) > 3
+    assert check_store(store.url).findings == ()  # a kill is no damage
+
+
+_OPEN_AND_CLOSE = """
+import sys
+from pytest_claude_comms import open_store
+print("ready", flush=True)
+while True:
+    with open_store(sys.argv[1], durability="process") as store:
+        store.add_message("t", "w", "x" * 3_000)
+"""
+
+
+@file_stores
+def test_a_store_that_is_opened_and_closed_all_the_time(store: ConversationStore) -> None:
+    """Files come and go: the log, its index, the journal."""
+    fill(store)
+    store.close()
+    child = run(_OPEN_AND_CLOSE, store.url)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        for _ in range(25):
+            assert check_store(store.url).findings == ()
+    finally:
+        child.kill()
+        child.communicate()
+    open_store(store.url, durability="process").close()
+
+
+@pytest.mark.claude_comms(stores=["sqlite"])
+def test_a_log_alone(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    path = store.url.partition("///")[2]
+    for ending in ("", "-wal"):
+        shutil.copy(f"{path}{ending}", tmp_path / f"s{ending}")
+    before = state_of(tmp_path)
+    report = check_store(f"sqlite:///{tmp_path}/s")
+    assert (report.findings, report.revision) == ((), store.cursor())
+    assert state_of(tmp_path) == before
+
+
+# -- what is common to both
+
+
+@posix
+@file_stores
+def test_files_that_others_can_read(store: ConversationStore) -> None:
+    seed(store)
+    path = store.url.partition("///")[2]
+    sides = {"sqlite": ["", "-wal", "-shm", ".lock"], "tinydb": ["", ".journal", ".lock"]}
+    names = [f"{path}{ending}" for ending in sides[store.backend]]
+    for name in names:
+        os.chmod(name, 0o640)
+    found = check_store(store).findings
+    assert [finding.thing for finding in found] == names
+    assert {finding.kind for finding in found} == {"permissions"}
+    assert [finding.way_out for finding in found] == [f"chmod 600 {name}" for name in names]
+
+
+Plant = Callable[["Hand"], None]
+
+
+class Hand:
+    """Changes rows behind a store's back, in whatever kind of file."""
+
+    def __init__(self, backend: str, path: Path) -> None:
+        self.backend = backend
+        self.path = path
+
+    def sql(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
+            for statement in statements:
+                db.execute(statement)
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def edit(self, change: Callable[[Any], object]) -> None:
+        content = json.loads(self.path.read_text())
+        change(content)
+        self.path.write_text(json.dumps(content))
+
+    def message(self, field: str, value: Any, message: str = "m") -> None:
+        if self.backend == "sqlite":
+            with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
+                db.execute(
+                    f"UPDATE messages SET {field} = ? WHERE message_id = ?", (value, message)
+                )
+            return
+        names = {"updated_us": "updated_at", "created_us": "created_at"}
+        if field.endswith("ed_us"):
+            field, value = names[field], "2020-01-01T00:00:00+00:00"
+        if field == "metadata":
+            value = json.loads(value)
+
+        def change(content: Any) -> None:
+            for document in content["messages"].values():
+                if document["message_id"] == message:
+                    document[field] = value
+
+        self.edit(change)
+
+    def change(self, revision: int, **fields: Any) -> None:
+        if self.backend == "sqlite":
+            names = ", ".join(f"{name} = ?" for name in fields)
+            with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
+                db.execute(
+                    f"UPDATE changes SET {names} WHERE revision = ?", (*fields.values(), revision)
+                )
+            return
+        if "metadata" in fields:
+            fields["metadata"] = json.loads(fields["metadata"])
+        if "at_us" in fields:
+            fields = {"at": "2020-01-01T00:00:00+00:00"}
+        self.edit(lambda content: content["changes"][str(revision)].update(fields))
+
+    def drop_change(self, revision: int) -> None:
+        if self.backend == "sqlite":
+            self.sql(f"DELETE FROM changes WHERE revision = {revision}")
+        else:
+            self.edit(lambda content: content["changes"].pop(str(revision)))
+
+    def drop_changes(self, *revisions: int) -> None:
+        for revision in revisions:
+            self.drop_change(revision)
+
+    def drop_message(self) -> None:
+        if self.backend == "sqlite":
+            self.sql("DELETE FROM messages WHERE message_id = 'm'")
+        else:
+            self.edit(lambda content: content["messages"].pop("1"))
+
+    def drop_thread(self) -> None:
+        if self.backend == "sqlite":
+            self.sql("DELETE FROM threads")
+        else:
+            self.edit(lambda content: content["threads"].clear())
+
+    def give_back(self) -> None:
+        """Say that fewer revisions were given."""
+        if self.backend == "sqlite":
+            self.sql("UPDATE sqlite_sequence SET seq = 5 WHERE name = 'changes'")
+        else:
+            self.edit(lambda content: content["claude_comms"]["1"].update(revision=5))
+
+
+def content(hand: Hand, text: str) -> None:
+    if hand.backend == "sqlite":
+        hand.sql(f"UPDATE contents SET text = '{text}' WHERE number = 1")
+    else:
+        hand.message("content", text)
+
+
+PLANTED: dict[str, tuple[Plant, str, str]] = {
+    "a change is missing": (lambda h: h.drop_change(3), "revision", "revision 3: missing"),
+    "two changes are missing": (
+        lambda h: h.drop_changes(3, 4), "revision", "revisions 3 to 4: missing"),
+    "the last change is missing": (lambda h: h.drop_change(7), "revision", "revision 7: missing"),
+    "all of a message's changes are missing": (
+        lambda h: h.drop_change(7), "history", "message o: not one of its changes"),
+    "the creation is missing": (
+        lambda h: h.drop_change(1), "transition", "revision 2: it is the first change of 'm'"),
+    "a revision will be given again": (
+        lambda h: h.give_back(), "revision", "revision 7: the store says that its last one is 5"),
+    "another status": (
+        lambda h: h.message("status", "failed"), "message",
+        "message m: its status is failed, and complete by its last change (revision 6)"),
+    "an unknown status": (lambda h: h.message("status", "done"), "document", "done"),
+    "an unknown status in a change": (lambda h: h.change(3, status="done"), "document", "done"),
+    "another text": (
+        lambda h: content(h, "one twO"), "message", "its text is not what its changes made it"),
+    "a longer text": (lambda h: content(h, "one two!"), "message", "its length is 8, and 7"),
+    "another error": (lambda h: h.message("error", "x"), "message", "its error is 'x', and 'odd'"),
+    "another revision": (lambda h: h.message("revision", 5), "message", "its revision is 5, and 6"),
+    "another time": (lambda h: h.message("updated_us", 5), "message", "its time of change is"),
+    "other metadata": (
+        lambda h: h.message("metadata", '{"k":1,"n":3}'), "message", "its metadata is not what"),
+    "metadata that is none": (lambda h: h.message("metadata", "[1]"), "message", "no JSON object"),
+    "another thread": (
+        lambda h: h.message("thread_id", "u"), "message", "its thread 'u' does not exist"),
+    "no thread": (lambda h: h.drop_thread(), "message", "its thread 't' does not exist"),
+    "no message": (lambda h: h.drop_message(), "history", "which does not exist"),
+    "another length in a change": (
+        lambda h: h.change(3, content_length=9), "history", "revision 3: it says that the text"),
+    "an append that changed": (
+        lambda h: h.change(3, append="One "), "message", "its text is not what its changes"),
+    "an unlawful step": (
+        lambda h: h.change(3, previous="complete"), "transition",
+        "went from complete to processing, which cannot follow"),
+    "a broken chain": (
+        lambda h: h.change(2, previous="processing"), "transition",
+        "it says that 'm' was processing before, and revision 1 made it pending"),
+    "a second creation": (
+        lambda h: h.change(3, previous=None), "transition", "it creates 'm' once more"),
+    "growth after the end": (
+        lambda h: h.change(6, previous="complete", append="x", content_length=8), "transition",
+        "'m' was complete and grew"),
+    "a deadline before its creation": (
+        lambda h: h.message("expires_us", 5), "deadline", "before its creation"),
+    "a stall time that is negative": (
+        lambda h: h.message("stall_us", -5, "o"), "deadline", "before its creation"),
+}  # fmt: skip
+
+
+@file_stores
+@pytest.mark.parametrize("what", PLANTED)
+def test_planted_damage_is_found(store: ConversationStore, tmp_path: Path, what: str) -> None:
+    url, path = f"{store.backend}:///{tmp_path}/s", tmp_path / "s"
+    with open_store(url, durability="process") as other:
+        seed(other)
+    assert check_store(url).findings == ()
+    plant, kind, said = PLANTED[what]
+    plant(Hand(store.backend, path))
+    before = path.read_bytes()
+    found = kinds(check_store(url))
+    assert kind in found, found
+    assert any(said in line for line in found[kind]), found
+    assert path.read_bytes() == before
+
+
+@every_store
+def test_a_history_that_was_trimmed_hides_nothing(store: ConversationStore, tmp_path: Path) -> None:
+    """What is kept of it is still looked at."""
+    if store.backend == "memory":
+        return
+    url, path = f"{store.backend}:///{tmp_path}/s", tmp_path / "s"
+    with open_store(url, durability="process") as other:
+        seed(other)
+        other.compact(keep=0)
+    for what in ("another status", "a longer text", "another error", "other metadata",
+                 "all of a message's changes are missing", "no thread"):  # fmt: skip
+        saved = path.read_bytes()
+        plant, kind, _ = PLANTED[what]
+        plant(Hand(store.backend, path))
+        found = kinds(check_store(url))
+        assert ("message" if what == "other metadata" else kind) in found or (
+            what == "other metadata"  # the change that set it is gone
+        ), (what, found)
+        path.write_bytes(saved)
+
+
+# -- SQLite
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        fill(store, turns=20)
+    return tmp_path / "s"
+
+
+def test_flipped_bytes_in_a_page(sqlite_file: Path) -> None:
+    whole = sqlite_file.read_bytes()
+    found = 0
+    for page in range(1, len(whole) // 4096):
+        damaged = bytearray(whole)
+        start = page * 4096
+        damaged[start : start + 64] = bytes(64)
+        sqlite_file.write_bytes(damaged)
+        found += not check_store(f"sqlite:///{sqlite_file}").ok
+    assert found == len(whole) // 4096 - 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (lambda data: b"", "schema"),
+        (lambda data: b"\0" * 100 + data[100:], "database"),
+        (lambda data: data[:-4096], "database"),
+        (lambda data: data[:5000], "database"),
+        (lambda data: b"hello, this is no database" * 300, "database"),
+    ],
+)
+def test_a_file_that_is_none(
+    sqlite_file: Path, damage: Callable[[bytes], bytes], kind: str
+) -> None:
+    sqlite_file.write_bytes(damage(sqlite_file.read_bytes()))
+    assert kind in kinds(check_store(f"sqlite:///{sqlite_file}"))
+
+
+@pytest.mark.parametrize(
+    ("statements", "kind", "said"),
+    [
+        (["DROP INDEX open_deadlines"], "schema", "open_deadlines: it is missing"),
+        (["ALTER TABLE threads ADD COLUMN x"], "schema", "threads: it is laid out otherwise"),
+        (["DROP TABLE contents"], "schema", "contents: it is missing"),
+        (["UPDATE meta SET format = 9"], "schema", "format 9"),
+        (["DELETE FROM meta"], "schema", "0 times"),
+        (["PRAGMA application_id = 7"], "schema", "another program"),
+        (["DELETE FROM sqlite_sequence"], "revision", "no longer says"),
+        (["UPDATE messages SET deadline_us = 5 WHERE message_id = 'open'"], "deadline", "at 5"),
+        (["UPDATE messages SET deadline_us = NULL"], "deadline", "looked for at None"),
+        (["UPDATE messages SET tail = tail + 1 WHERE message_id = 'a1'"], "message", "to be in"),
+        (["UPDATE messages SET module_name = x'ff00'"], "document", "is no text"),
+        (["UPDATE messages SET title = CAST(x'ff' AS TEXT)"], "", ""),
+        (["UPDATE threads SET title = CAST(x'ff' AS TEXT)"], "document", "cannot be read"),
+        (["UPDATE threads SET modules = '{'"], "document", "cannot be read"),
+        (["UPDATE changes SET at_us = 'noon' WHERE revision = 2"], "document", "whole number"),
+    ],
+)
+def test_rows_and_tables(sqlite_file: Path, statements: list[str], kind: str, said: str) -> None:
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        if not kind:
+            with pytest.raises(sqlite3.OperationalError):
+                db.execute(statements[0])
+            return
+        for statement in statements:
+            db.execute(statement)
+    found = kinds(check_store(f"sqlite:///{sqlite_file}"))
+    assert kind in found, found
+    assert any(said in line for line in found[kind]), found
+
+
+def test_tables_that_are_not_ours_are_noted(sqlite_file: Path) -> None:
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        db.execute("CREATE TABLE mine (x)")
+    report = check_store(f"sqlite:///{sqlite_file}")
+    assert report.ok
+    assert report.notes == ("tables and indexes that are not ours: mine",)
+
+
+# -- TinyDB
+
+
+@pytest.fixture
+def tinydb_file(tmp_path: Path) -> Path:
+    """With a journal that holds all."""
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    path = tmp_path / "s"
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        seed(store)
+        for ending in ("", ".journal"):
+            shutil.copy(f"{path}{ending}", saved / f"s{ending}")
+    for ending in ("", ".journal"):
+        shutil.copy(saved / f"s{ending}", f"{path}{ending}")
+    return path
+
+
+def journal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.journal")
+
+
+def test_the_journal_is_read(tinydb_file: Path) -> None:
+    report = check_store(f"tinydb:///{tinydb_file}")
+    assert (report.findings, report.notes, report.revision) == ((), (), 7)
+
+
+def test_a_torn_end_is_explained(tinydb_file: Path) -> None:
+    """Cut at each byte of the last line: no damage, and the store agrees."""
+    journal = journal_of(tinydb_file)
+    whole = journal.read_bytes()
+    start = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(start + 1, len(whole)):
+        journal.write_bytes(whole[:end])
+        report = check_store(f"tinydb:///{tinydb_file}")
+        assert (report.findings, report.revision) == ((), 6)
+        assert f"the last {end - start:,} bytes" in report.notes[0]
+    journal.write_bytes(whole[:start])
+    assert check_store(f"tinydb:///{tinydb_file}").notes == ()
+
+
+def test_a_flipped_bit_anywhere_in_the_journal(tinydb_file: Path) -> None:
+    journal = journal_of(tinydb_file)
+    whole = journal.read_bytes()
+    for place in range(0, len(whole) - 1, 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        journal.write_bytes(damaged)
+        found = kinds(check_store(f"tinydb:///{tinydb_file}"))
+        assert "journal" in found, place
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "said"),
+    [
+        (lambda data: b"", "file", "it is empty"),
+        (lambda data: data[:-1], "document", "it is no JSON"),
+        (lambda data: b"[]", "document", "not that of a TinyDB file"),
+        (lambda data: b'{"mine": {}}', "document", "it is no store"),
+        (lambda data: data.replace(b'"seq"', b'"sec"'), "document", "is damaged"),
+        (lambda data: data.replace(b'"revision"', b'"rev"', 1), "document", "is damaged"),
+        (lambda data: data.replace(b'"format": 1', b'"format": 9'), "document", "newer"),
+        (lambda data: data.replace(b'"threads"', b'"thread"', 1), "document", "is missing"),
+        (
+            lambda data: data.replace(b'"store_id": "', b'"store_id": "x'),
+            "journal",
+            "another store",
+        ),
+        (lambda data: data.replace(b'"link": ', b'"link": 1'), "journal", "does not go on"),
+    ],
+)
+def test_a_json_file_that_is_none(
+    tinydb_file: Path, damage: Callable[[bytes], bytes], kind: str, said: str
+) -> None:
+    tinydb_file.write_bytes(damage(tinydb_file.read_bytes()))
+    found = kinds(check_store(f"tinydb:///{tinydb_file}"))
+    assert kind in found, found
+    assert any(said in line for line in found[kind]), found
+
+
+def test_a_message_that_is_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        seed(store)
+    Hand("tinydb", path).edit(lambda c: c["messages"].update({"9": c["messages"]["1"]}))
+    assert "message m: it is there 2 times" in kinds(check_store(f"tinydb:///{path}"))["message"]
+    Hand("tinydb", path).edit(lambda c: c["changes"].update({"9": c["changes"]["7"]}))
+    assert "revision 7: it was given twice" in kinds(check_store(f"tinydb:///{path}"))["revision"]
+    Hand("tinydb", path).edit(lambda c: c["threads"].update({"9": c["threads"]["1"]}))
+    assert "thread t: it is there 2 times" in kinds(check_store(f"tinydb:///{path}"))["thread"]
+    Hand("tinydb", path).edit(
+        lambda c: c["messages"]["2"].update(deadline_at="2020-01-01T00:00:00+00:00")
+    )
+    assert "message o: it says 2020" in kinds(check_store(f"tinydb:///{path}"))["deadline"][0]
+
+
+def test_a_file_without_a_journal_is_explained(tinydb_file: Path) -> None:
+    os.unlink(journal_of(tinydb_file))
+    report = check_store(f"tinydb:///{tinydb_file}")
+    assert report.ok
+    assert "this is a backup or a copy" in report.notes[0]
+
+
+def test_what_a_kill_between_the_two_replacements_leaves(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        seed(store)
+        old = journal_of(path).read_bytes()
+        expected = everything(store)
+    journal_of(path).write_bytes(old)
+    report = check_store(f"tinydb:///{path}")
+    assert (report.findings, report.revision) == ((), 7)
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        assert everything(store) == expected
+
+
+def test_a_journal_that_ends_before_the_file(tmp_path: Path) -> None:
+    """As a reader may find them that comes between two replacements; opening it is no error."""
+    path = tmp_path / "s"
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        store.create_thread(thread_id="t")
+        old = journal_of(path).read_bytes()
+        store.add_message("t", "a")
+    journal_of(path).write_bytes(old)
+    assert check_store(f"tinydb:///{path}").findings == ()
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        assert store.cursor() == 1
+
+
+@file_stores
+def test_an_open_message_of_a_trimmed_store(store: ConversationStore, tmp_path: Path) -> None:
+    url, path = f"{store.backend}:///{tmp_path}/s", tmp_path / "s"
+    with open_store(url, durability="process") as other:
+        fill(other)
+        other.compact(keep=0)
+        first = other.changes(message="a1").items[0].revision
+    Hand(store.backend, path).drop_change(first)
+    found = kinds(check_store(url))
+    assert "it is the first change of 'a1'" in found["transition"][0]
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    sqlite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sqlite_check._Reader.read
+    looks: list[int] = []
+
+    def read(self: Any) -> Any:
+        assert sorted(os.listdir(sqlite_file.parent)) == ["s", "s.lock"]  # no log of ours
+        looks.append(1)
+        if len(looks) == 1:
+            os.utime(sqlite_file)
+            return None, ["nonsense"], []
+        return real(self)
+
+    monkeypatch.setattr(sqlite_check._Reader, "read", read)
+    assert check_store(f"sqlite:///{sqlite_file}").findings == ()
+    assert len(looks) == 2

@@ -1,0 +1,367 @@
+"""Copies of a store: the same in all but its id, on whatever backend, and all or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms import (
+    ConversationStore,
+    HistoryGone,
+    LegacyReturns,
+    MessagePoller,
+    StoreCorrupt,
+    StoreError,
+    open_store,
+)
+from pytest_claude_comms.stores.checking import check_store
+from pytest_claude_comms.stores.copying import copy_store, digest_of
+from pytest_claude_comms.testing import FakeClock
+from tests.stores.keeping_kit import (
+    every_store,
+    everything,
+    file_stores,
+    fill,
+    killed_at_system_calls,
+    run,
+)
+
+BACKENDS = ["memory", "tinydb", "sqlite"]
+
+
+def target_of(backend: str, folder: Path, clock: FakeClock | None = None) -> ConversationStore:
+    url = "memory:" if backend == "memory" else f"{backend}:///{folder}/target.{backend}"
+    return open_store(url, clock=clock, durability="process")
+
+
+@every_store
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("trim", [None, 20, 0])
+def test_all_of_it_is_there(
+    store: ConversationStore, clock: FakeClock, tmp_path: Path, backend: str, trim: int | None
+) -> None:
+    fill(store)
+    if trim is not None:
+        store.compact(keep=trim)
+    before = everything(store)
+    with target_of(backend, tmp_path, clock) as target:
+        report = copy_store(store, target)
+        assert everything(target) == before == everything(store)
+        assert target.store_id != store.store_id
+        assert (report.threads, report.messages, report.revision) == (2, 7, store.cursor())
+        assert report.trimmed == (0 if trim is None else store.cursor() - trim)
+        assert check_store(target).findings == ()
+        assert target.cursor() == report.revision
+        # It goes on as any store does.
+        assert target.update_message("open", status="processing").revision == report.revision + 1
+        assert target.update_message("a1", append="!").content.endswith("39 é;!")
+        target.add_message("t", "a", message_id="new")
+        after = everything(target)
+    if backend != "memory":
+        with target_of(backend, tmp_path, clock) as again:
+            assert everything(again) == after
+            assert check_store(again).findings == ()
+
+
+@every_store
+def test_a_cursor_is_the_same_place_in_the_copy(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    with target_of("sqlite", tmp_path) as target:
+        copy_store(store, target)
+        for cursor in (0, 7, store.cursor()):
+            assert target.changes(cursor) == store.changes(cursor)
+    store.compact(keep=10)
+    with open_store("memory:") as target:
+        copy_store(store, target)
+        cursor = store.cursor() - 10
+        assert [change.revision for change in target.changes(cursor)] == [
+            cursor + number for number in range(1, 11)
+        ]
+        with pytest.raises(HistoryGone, match=f"up to revision {cursor} were trimmed"):
+            target.changes(cursor - 1)
+
+
+def test_there_and_back_again(tmp_path: Path) -> None:
+    digests = set()
+    with open_store("memory:") as source:
+        fill(source)
+        expected = everything(source)
+        stores = [source]
+        for number, backend in enumerate(["tinydb", "sqlite", "tinydb", "memory", "sqlite"]):
+            (tmp_path / str(number)).mkdir()
+            stores.append(target_of(backend, tmp_path / str(number)))
+            digests.add(copy_store(stores[-2], stores[-1]).digest)
+        assert everything(stores[-1]) == expected
+        assert len(digests) == 1
+        for store in stores:
+            store.close()
+
+
+@every_store
+def test_a_target_that_is_used(store: ConversationStore) -> None:
+    with open_store("memory:") as source:
+        fill(source)
+        store.create_thread(thread_id="mine")
+        with pytest.raises(StoreError, match="is not empty"):
+            copy_store(source, store)
+        assert [thread.thread_id for thread in store.threads()] == ["mine"]
+        assert store.cursor() == 0
+
+
+@file_stores
+def test_a_copy_onto_itself(store: ConversationStore) -> None:
+    with open_store(store.url) as same, pytest.raises(StoreError, match="are the same store"):
+        copy_store(store, same)
+
+
+def test_stores_that_have_no_snapshot() -> None:
+    class Theirs:
+        url, backend, store_id = "theirs:", "theirs", "x"
+
+    theirs: Any = Theirs()
+    with open_store("memory:") as ours:
+        with pytest.raises(StoreError, match=r"kind 'theirs' has no snapshot\(\)"):
+            copy_store(theirs, ours)
+        theirs.snapshot = None
+        with pytest.raises(StoreError, match=r"kind 'theirs' has no restore\(\)"):
+            copy_store(ours, theirs)
+
+
+def test_a_store_of_a_third_party(tmp_path: Path) -> None:
+    with open_store("memory:") as source, target_of("tinydb", tmp_path) as target:
+        fill(source)
+        copy_store(LegacyReturns(source, "str"), LegacyReturns(target, "dict"))
+        assert everything(target) == everything(source)
+
+
+@every_store
+def test_what_does_not_fit_together_is_refused(store: ConversationStore) -> None:
+    with open_store("memory:") as source:
+        fill(source)
+        whole = source.snapshot()  # type: ignore[attr-defined]
+    for broken, reason in [
+        (replace(whole, threads=whole.threads[:1]), "of an unknown thread"),
+        (replace(whole, messages=whole.messages[1:]), "of an unknown message"),
+        (replace(whole, threads=(*whole.threads, whole.threads[0])), "is there twice"),
+        (replace(whole, changes=whole.changes[1:]), "revision 2 follows 0"),
+        (replace(whole, changes=whole.changes[:3] + whole.changes[4:]), "revision 5 follows 3"),
+        (replace(whole, changes=whole.changes[:-1]), "its last revision is"),
+        (replace(whole, changes=whole.changes[::-1]), "follows"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            store.restore(broken)  # type: ignore[attr-defined]
+
+        class Source:
+            url, backend, store_id = "broken:", "broken", "b"
+            restore = None
+
+            def snapshot(self) -> Any:
+                return broken
+
+        with pytest.raises(StoreCorrupt, match=reason):
+            copy_store(Source(), store)  # type: ignore[arg-type]
+    assert store.cursor() == 0
+    assert store.threads() == []
+
+
+@every_store
+@pytest.mark.parametrize("what", ["threads", "messages", "changes", "text"])
+def test_a_copy_that_differs_is_found(
+    store: ConversationStore, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store("memory:") as source:
+        fill(source)
+
+        def forgetful(real: Callable[[], Any] = store.snapshot) -> Any:  # type: ignore[attr-defined]
+            found = real()
+            if what == "text":
+                first = replace(found.messages[0], content="text \0 🎈\x1b[31n")
+                return replace(found, messages=(first, *found.messages[1:]))
+            return replace(found, **{what: getattr(found, what)[:-1]})
+
+        monkeypatch.setattr(store, "snapshot", forgetful)
+        with pytest.raises(StoreError, match="is not what was copied") as caught:
+            copy_store(source, store)
+        assert caught.value.outcome == "unknown"
+
+
+@file_stores
+def test_a_target_that_is_written_to_at_once(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store("memory:") as source:
+        fill(source)
+        real = store.restore  # type: ignore[attr-defined]
+
+        def restore_and_write(*given: Any, **more: Any) -> None:
+            real(*given, **more)
+            store.update_message("open", status="cancelled")
+            store.create_thread(thread_id="soon")
+            store.add_message("soon", "a")
+
+        monkeypatch.setattr(store, "restore", restore_and_write)
+        assert copy_store(source, store).revision == source.cursor()
+
+
+@every_store
+def test_a_poller_on_the_target_sees_it_all(
+    store: ConversationStore, poller: MessagePoller
+) -> None:
+    tracker = poller.track("a0")
+    woken: list[bool] = []
+    store.subscribe(lambda: woken.append(True))
+    with open_store("memory:") as source:
+        fill(source)
+        copy_store(source, store)
+    assert woken == [True]
+    poller.poll_once()
+    assert tracker.statuses == ["pending", "processing", "failed"]
+    assert tracker.content_length == len("anew and on")
+
+
+def test_tables_of_the_users_are_named(tmp_path: Path) -> None:
+    with target_of("tinydb", tmp_path) as source, open_store("memory:") as target:
+        source.db.table("mine").insert({"a": 1})  # type: ignore[attr-defined]
+        source.create_thread()
+        assert copy_store(source, target).left_behind == ("mine",)
+    with open_store("memory:") as source, target_of("tinydb", tmp_path / "x") as target:
+        target.db.table("mine").insert({"a": 1})  # type: ignore[attr-defined]
+        source.create_thread()
+        copy_store(source, target)
+        assert target.db.table("mine").all() == [{"a": 1}]  # type: ignore[attr-defined]
+
+
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_claude_comms.stores import sqlite_keeping
+
+    monkeypatch.setattr(sqlite_keeping, "BATCH", 50)
+    told: list[tuple[str, int, int]] = []
+    with open_store("memory:") as source, target_of("sqlite", tmp_path) as target:
+        fill(source)
+        copy_store(source, target, progress=lambda *each: told.append(each))
+        total = source.cursor()
+    steps = [step for step, *_ in told]
+    assert list(dict.fromkeys(steps)) == ["reading", "writing", "verifying"]
+    writing = [done for step, done, of in told if step == "writing" and of == total]
+    assert writing == [50, 100, total]
+
+
+def names_of(row: Any) -> list[str]:
+    return [field.name for field in fields(row)]
+
+
+def test_the_digest_tells_any_difference() -> None:
+    with open_store("memory:") as source:
+        fill(source)
+        whole = source.snapshot()  # type: ignore[attr-defined]
+    seen = {digest_of(whole)}
+    for field, rows in (
+        ("threads", whole.threads), ("messages", whole.messages), ("changes", whole.changes)
+    ):  # fmt: skip
+        for name in names_of(rows[0]):
+            changed = replace(rows[0], **{name: "another"})
+            seen.add(digest_of(replace(whole, **{field: (changed, *rows[1:])})))
+        seen.add(digest_of(replace(whole, **{field: rows[::-1]})))
+    seen.add(digest_of(replace(whole, trimmed=1)))
+    total = sum(len(names_of(rows[0])) for rows in (whole.threads, whole.messages, whole.changes))
+    assert len(seen) == 1 + total + 3 + 1
+    assert digest_of(replace(whole, store_id="other")) in seen
+
+
+# -- while others write, and killed
+
+_WRITE = """
+import sys
+from pytest_claude_comms import open_store
+with open_store(sys.argv[1], durability="process") as store:
+    print("ready", flush=True)
+    number = 0
+    while True:
+        number += 1
+        answer = store.add_message("t", "w", status="pending", message_id=f"w{number}")
+        for piece in range(5):
+            store.update_message(answer, append=f"{piece};")
+        store.update_message(answer, status="complete")
+"""
+
+
+@file_stores
+def test_one_state_of_a_source_that_is_being_written(
+    store: ConversationStore, tmp_path: Path
+) -> None:
+    fill(store)
+    child = run(_WRITE, store.url)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        revisions = set()
+        for turn in range(5):
+            with target_of(BACKENDS[turn % 3], tmp_path / str(turn)) as target:
+                report = copy_store(store, target)
+                assert check_store(target).findings == ()
+                changes = target.changes().items
+                assert [each.revision for each in changes] == list(range(1, report.revision + 1))
+                revisions.add(report.revision)
+    finally:
+        child.kill()
+        child.communicate()
+    assert len(revisions) > 1  # somebody was writing indeed
+
+
+_COPY = """
+import sys
+from pytest_claude_comms import open_store
+from pytest_claude_comms.stores.copying import copy_store
+with open_store(sys.argv[1], durability="power") as source:
+    with open_store(sys.argv[2], durability="power") as target:
+        copy_store(source, target)
+"""
+
+
+def check_killed_copies(backend: str, folder: Path, *, every: bool) -> tuple[int, int]:
+    """Returns how many kills left the target empty, and whole."""
+    data = folder / "data"
+    data.mkdir()
+    source, target = f"{backend}:///{data}/s", f"{backend}:///{data}/d"
+    with open_store(source, durability="process") as store:
+        fill(store)
+        expected = everything(store)
+    open_store(target, durability="process").close()
+    empty = whole = 0
+    for _ in killed_at_system_calls(_COPY, source, target, folder=data, every=every):
+        with open_store(target, durability="process") as store:
+            found = everything(store)
+            if store.cursor():
+                assert found == expected
+                whole += 1
+            else:
+                assert store.threads() == []
+                empty += 1
+                with open_store(source, durability="process") as again:
+                    copy_store(again, store)
+                assert everything(store) == expected
+            left = [name for name in os.listdir(data) if "new" in name or "backup" in name]
+            assert left == []
+        assert check_store(source).findings == ()
+        assert check_store(target).findings == ()
+    return empty, whole
+
+
+@pytest.mark.parametrize("backend", ["tinydb", "sqlite"])
+def test_killed_at_some_system_calls(backend: str, tmp_path: Path) -> None:
+    empty, whole = check_killed_copies(backend, tmp_path, every=False)
+    assert empty + whole > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["tinydb", "sqlite"])
+def test_killed_at_every_system_call(backend: str, tmp_path: Path) -> None:
+    empty, whole = check_killed_copies(backend, tmp_path, every=True)
+    print(f"{backend}: killed at {empty + whole} system calls: {empty} empty, {whole} whole")
+    assert empty > 3
+    assert whole > 0
