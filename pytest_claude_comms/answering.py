@@ -25,6 +25,11 @@ due at the very instant at which a script's next text comes would be stored with
 FLUSH_CHARACTERS = 256 * 1024
 """So much text is stored at once, in exact pieces: what the commits are must not depend on how
 the pipe happened to cut it."""
+_BEFORE_DEADLINE_US = SECOND // 20
+"""Text that waits is stored so long before the answer's own deadline, after which it would be
+refused: a real clock wakes nobody at an instant, but after it."""
+_LATE_FLUSH_US = SECOND // 1000
+"""How long text may wait for more when the deadline is that near."""
 _PATIENCE_US = 60 * SECOND
 _BEAT_US = SECOND // 20
 """How often to look whether another process has cancelled the message."""
@@ -75,6 +80,10 @@ class Answering:
         self._kill_at_us: int | None = None
         self._cancelled = False
         """Whether the one who asked has given up."""
+        self._reason: str | None = None
+        """Why, for the message."""
+        self._noted = False
+        """Whether the message has been told that."""
         self._left_to_read = _LAST_BYTES
         """How much more is read of a run whose message has ended."""
         self._text: list[str] = []
@@ -105,9 +114,11 @@ class Answering:
         if self._over:
             signal.set()
 
-    def cancel(self) -> None:
-        """End the run, and let its message be ``cancelled`` if nothing has ended it. Needs no
-        store, and returns at once."""
+    def cancel(self, reason: str | None = None) -> None:
+        """End the run, and let its message be ``cancelled`` if nothing has ended it, with all the
+        text that came and ``reason`` as its error. Needs no store, and returns at once."""
+        if not self._cancelled:
+            self._reason = reason
         self._cancelled = True
         self._wakeup.set()
 
@@ -217,13 +228,24 @@ class Answering:
         """Let deadlines pass, and end the run of a message that has ended."""
         self._follower.look_patiently(self._wakeup, instant_over=instant_over)
         if self._has_ended:
-            process.begin_end(self._intent())
+            process.begin_end(self._intent())  # first: the store may be in trouble
+            self._note_cancelled()
         elif process.overflowed:
             process.begin_end()  # no intent: if it has given its result, that decides
 
+    def _note_cancelled(self) -> None:
+        """Store at once that who asked has given up, and in the same commit the text that waits:
+        it has been told already, so it may have been seen."""
+        if self._noted or self._tracker.is_terminal:
+            return
+        self._noted = True
+        with suppress(InvalidTransition):  # its deadline, or somebody else, was first
+            self._write(status=MessageStatus.CANCELLED, error=self._reason, **self._unstored_text())
+        self._follower.look_patiently(self._wakeup)
+
     @property
     def _has_ended(self) -> bool:
-        """Whether the message has, or is to: then nothing more of the run is stored."""
+        """Whether the message has, or is to: then the run is of no use any more."""
         return self._tracker.is_terminal or self._cancelled
 
     def _expect_exit(self) -> None:
@@ -297,13 +319,22 @@ class Answering:
             self._text.append(update.append)
             self._waiting += len(update.append)
         if self._flush_at_us is None:
-            self._flush_at_us = self._clock.monotonic_us() + FLUSH_US
+            self._flush_at_us = self._flush_time_us()
         if not self._replaces and self._waiting >= FLUSH_CHARACTERS:
             text = "".join(self._text)
             whole = len(text) - len(text) % FLUSH_CHARACTERS
             self._text, self._waiting = [text[whole:]], len(text) - whole
             for start in range(0, whole, FLUSH_CHARACTERS):
                 self._store(append=text[start : start + FLUSH_CHARACTERS])
+
+    def _flush_time_us(self) -> int:
+        """Until when text that comes now may wait."""
+        now_us = self._clock.monotonic_us()
+        if self._deadline_us is None:
+            return now_us + FLUSH_US
+        near_us = max(self._deadline_us - _BEFORE_DEADLINE_US, now_us + _LATE_FLUSH_US)
+        # At the very instant of the deadline a write still counts.
+        return min(now_us + FLUSH_US, near_us, max(self._deadline_us, now_us))
 
     def _show_life(self) -> None:
         # A tool that runs for minutes prints no text, and some lines change nothing; the stall
@@ -335,7 +366,8 @@ class Answering:
         return {"append": text} if text else {}
 
     def _store(self, **changes: Any) -> None:
-        if self._has_ended:
+        # Of a run whose asker has given up, until that has been noted: what came was told.
+        if self._tracker.is_terminal or self._noted:
             return
         try:
             self._write(**changes)
@@ -356,9 +388,10 @@ class Answering:
             outcome = replace(outcome, error=error, error_kind="too_much_output")
         self.outcome = outcome
         last = {} if self._tracker.is_terminal else self._unstored_text()
-        self._store_last(
-            status=outcome.status, error=outcome.error, metadata=outcome.as_metadata(), **last
-        )
+        why = outcome.error
+        if self._cancelled and outcome.status is MessageStatus.CANCELLED:
+            why = self._reason or why
+        self._store_last(status=outcome.status, error=why, metadata=outcome.as_metadata(), **last)
 
     def _store_last(self, *, metadata: dict[str, Any] | None = None, **changes: Any) -> None:
         """Store how it ended; of a message that has ended otherwise, only what it cost."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -186,11 +185,16 @@ def _invoke(argv: list[str], call: Call) -> int:
     if instruction := os.environ.get(COMPLETE_VARIABLE):
         from click.shell_completion import shell_complete
 
-        return shell_complete(app, {"obj": call}, NAME, COMPLETE_VARIABLE, instruction)
+        try:
+            return shell_complete(app, {"obj": call}, NAME, COMPLETE_VARIABLE, instruction)
+        except (LookupError, ValueError):  # COMP_WORDS, COMP_CWORD: no shell has set them so
+            return exits.USAGE
     try:
         with app.make_context(NAME, argv, obj=call) as ctx:
             if not argv:
-                click.echo(app.get_help(ctx), file=sys.stderr)
+                from .streams import say_aside
+
+                say_aside(app.get_help(ctx))
                 return exits.USAGE
             code = app.invoke(ctx)
     except click.exceptions.Exit as end:  # --help, --version
@@ -199,7 +203,7 @@ def _invoke(argv: list[str], call: Call) -> int:
 
 
 def _ended(error: BaseException, call: Call) -> int:
-    from .streams import is_broken_pipe
+    from .streams import is_broken_pipe, say_aside
 
     if is_broken_pipe(error):
         return exits.BROKEN_PIPE
@@ -210,7 +214,9 @@ def _ended(error: BaseException, call: Call) -> int:
     if call.debug:
         import traceback
 
-        traceback.print_exc()
+        from .safety import safe
+
+        say_aside(safe("".join(traceback.format_exception(error)).rstrip("\n")))
     if isinstance(error, click.ClickException):
         context = error.ctx if isinstance(error, click.UsageError) else None
         hint = f"; see '{context.command_path} --help'" if context is not None else ""
@@ -229,5 +235,6 @@ def _ended(error: BaseException, call: Call) -> int:
 
 def _complain(text: str) -> None:
     from .safety import safe
+    from .streams import say_aside
 
-    click.echo(f"{NAME}: error: {safe(text)}", file=sys.stderr)
+    say_aside(f"{NAME}: error: {safe(text)}")

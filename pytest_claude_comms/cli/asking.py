@@ -63,6 +63,13 @@ _TOOLS = "As the CLI's option; may be given several times, or with commas."
 @click.option("--title", default="", metavar="TEXT", help="The new thread's title.")
 @click.option("--questioner", metavar="NAME", help="Who asks.  [default: this directory's name]")
 @click.option("--claude", metavar="PATH", default="claude", help="The CLI.  [default: claude]")
+@click.option(
+    "--env",
+    metavar="NAME[=VALUE]",
+    multiple=True,
+    help="A variable for the CLI; NAME alone: with the value that it has here. May be given "
+    "several times.",
+)
 @click.option("--no-stream", is_flag=True, help="Print the answer once it is whole.")
 @click.option("--raw", is_flag=True, help="Print the answer as it is, escape sequences too.")
 def ask(call: Call, module_dir: str, prompt: str, **options: Any) -> int:
@@ -72,6 +79,10 @@ def ask(call: Call, module_dir: str, prompt: str, **options: Any) -> int:
     answer are kept in the store, which is created if it is missing. On a terminal a line says
     how it stands: status, time, what it does now, characters, tokens ('~': estimated until the
     CLI tells), cost, retries.
+
+    Of the environment the CLI gets what it and its programs usually need (PATH, HOME, proxies,
+    ANTHROPIC_*, CLAUDE_CODE_*, AWS_*, ...) and nothing else: what a tool of the module needs
+    beside that, such as a database's address, is passed on by --env.
 
     Text that the CLI takes back, when it has to ask the API again in the middle of an answer, has
     been printed already, and a remark says so; what 'show' and --no-stream print is without it.
@@ -94,16 +105,22 @@ def ask(call: Call, module_dir: str, prompt: str, **options: Any) -> int:
     text = _read_stdin() if prompt == "-" else prompt
     stream = not options.pop("no_stream")
     raw = options.pop("raw")
+    options["env"] = _variables(options["env"])
+    _check(module_dir, text, options)
     with ExitStack() as stack:
         store = stack.enter_context(call.store(create=True))
         stops = stack.enter_context(Stops())  # before anything is stored or started
+        if stops.count:
+            return stops.exit_code
         feed = stack.enter_context(Feed(store, store.cursor()))
         heard = Heard(store.clock)
         run = Run(call, store, stops, heard, raw=raw, stream=stream)
         reply = _begin(store, module_dir, text, heard, options)
         try:
             answer_id = reply.answer.message_id
-            code = run.see_through(answer_id, lambda: reply.ended, feed)
+            code = run.see_through(
+                answer_id, lambda: reply.ended, feed, cancel=reply._answering.cancel
+            )
         except BaseException:
             with suppress(Exception):  # the error that is under way says more
                 reply.cancel()
@@ -116,6 +133,38 @@ def _read_stdin() -> str:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise CommandError(exits.USAGE, f"standard input is no text: {error}") from error
+
+
+def _variables(given: tuple[str, ...]) -> dict[str, str]:
+    """What ``--env`` said, by name."""
+    found = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not name or "\0" in each:
+            raise CommandError(exits.USAGE, f"--env {each!r}: it is to be NAME or NAME=VALUE")
+        if not equals:
+            if name not in os.environ:
+                raise CommandError(
+                    exits.USAGE,
+                    f"--env {name}: there is no such variable here; give its value by "
+                    f"--env {name}=VALUE",
+                )
+            value = os.environ[name]
+        found[name] = value
+    return found
+
+
+def _check(module_dir: str, prompt: str, options: dict[str, Any]) -> None:
+    """What is mistyped is told before a store is made for it."""
+    from ..claude.command import build_environment, find_cli, find_directory
+
+    if not prompt.strip():
+        raise CommandError(exits.USAGE, "the prompt is empty, which the CLI refuses")
+    try:
+        find_directory(module_dir)
+        find_cli(options["claude"], build_environment(os.environ, extra=options["env"]))
+    except ValueError as error:  # a path with a NUL character
+        raise CommandError(exits.USAGE, str(error)) from error
 
 
 def _begin(

@@ -131,7 +131,7 @@ def table(out: Output, rows: Sequence[Row], now: datetime, columns: int) -> list
     """The rows as painted lines with their cells, a head first; for a terminal of so many
     columns. Where it is narrow the thread goes first, then the module."""
     cells = [_cells(row, now) for row in rows]
-    head = ("MESSAGE", "THREAD", "MODULE", "STATUS", "AGE", "CHARS", "LAST CHANGE")
+    head = ("MESSAGE", "THREAD", "MODULE", "STATUS", "TIME", "CHARS", "LAST CHANGE")
     widths = [max(width(each[place]) for each in [head, *cells]) for place in range(len(head))]
     widths[0] = min(widths[0], _LONGEST_ID)
     widths[1] = min(widths[1], _LONGEST_ID)

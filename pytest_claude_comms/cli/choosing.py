@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from . import exits
@@ -12,7 +15,10 @@ if TYPE_CHECKING:
     from ..stores.base import ConversationStore
 
 VARIABLE = "CLAUDE_COMMS_STORE"
-_ENDINGS = (".db", ".json", ".sqlite", ".sqlite3")
+_KINDS = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".json": "tinydb"}
+"""What a new store's file is, by its ending; what is there is what is in it."""
+_ENDINGS = tuple(_KINDS)
+_MAKERS = "'ask', 'replay' and 'demo' make one"
 _APPLICATION_ID = b"ClCo"
 _HEAD = 4096
 _HOW = (
@@ -28,14 +34,34 @@ def choose(given: str = "", *, create: bool = False) -> str:
     Raises CommandError: for none or several (usage), and, unless ``create``, for a store that
     is not there (store trouble).
     """
-    from_project = "" if given or os.environ.get(VARIABLE) else _from_project()
-    named = given or os.environ.get(VARIABLE, "") or from_project
-    url = _as_url(named) if named else _only_one_here()
+    if not given and _was_given_empty():
+        raise CommandError(exits.USAGE, f"--store names nothing; {_HOW}")
+    variable = os.environ.get(VARIABLE, "")
+    if given:
+        url = _as_url(given, said=f"as {given!r} says", create=create)
+    elif variable:
+        url = _as_url(variable, said=f"as {VARIABLE}={variable!r} says", create=create)
+    else:
+        url = _from_project(create=create) or _only_one_here()
     if "\0" in url:
         raise CommandError(exits.USAGE, "the name of a store cannot have a NUL character")
+    _check_regular(url)
     if not create:
         _check_there(url)
     return url
+
+
+def _was_given_empty() -> bool:
+    """Whether there was a ``--store ''``, which looks as if there had been none."""
+    import click
+    from click.core import ParameterSource
+
+    context = click.get_current_context(silent=True)
+    while context is not None:
+        if context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+            return True
+        context = context.parent
+    return False
 
 
 def open_chosen(url: str) -> ConversationStore:
@@ -53,6 +79,10 @@ def kind_of(path: str) -> str | None:
 
     Reads its first bytes only. Raises OSError.
     """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        # To open a FIFO would wait for somebody who writes to it.
+        raise OSError(errno.EINVAL, "it is no regular file", path)
     with open(path, "rb") as file:
         head = file.read(_HEAD)
     if head.startswith(b"SQLite format 3\0"):
@@ -72,7 +102,7 @@ def path_of(url: str) -> str | None:
     return os.path.abspath(rest[3:])
 
 
-def _as_url(named: str, folder: str = "") -> str:
+def _as_url(named: str, folder: str = "", *, said: str, create: bool) -> str:
     """A URL as it is, or that of the store file at a path; both relative to ``folder``."""
     scheme, colon, rest = named.partition(":")
     # C:\comms.db: one letter is a drive.
@@ -86,11 +116,17 @@ def _as_url(named: str, folder: str = "") -> str:
     try:
         kind = kind_of(path)
     except FileNotFoundError:
-        raise CommandError(
-            exits.STORE,
-            f"there is no store at {path}; for a new one say which kind it is to be: "
-            f"sqlite:///{named} or tinydb:///{named}",
-        ) from None
+        if not create:
+            raise CommandError(
+                exits.STORE, f"there is no store at {path}, {said}; {_MAKERS}"
+            ) from None
+        kind = _KINDS.get(os.path.splitext(path)[1].lower())
+        if kind is None:
+            raise CommandError(
+                exits.STORE,
+                f"there is no store at {path}; for a new one say which kind it is to be: "
+                f"sqlite:///{named} or tinydb:///{named}",
+            ) from None
     except OSError as error:
         raise CommandError(exits.STORE, exits.words(error)) from error
     if kind is None:
@@ -98,13 +134,16 @@ def _as_url(named: str, folder: str = "") -> str:
     return f"{kind}:///{path}"
 
 
-def _from_project() -> str:
+def _from_project(*, create: bool) -> str:
     """What the nearest pyproject.toml with a table of ours says; "" if none does."""
     folder = os.getcwd()
     while True:
-        found = _said_in(os.path.join(folder, "pyproject.toml"))
+        path = os.path.join(folder, "pyproject.toml")
+        found = _said_in(path)
         if found:
-            return _as_url(found, folder)
+            return _as_url(
+                found, folder, said=f"as store = {found!r} in {path} says", create=create
+            )
         above = os.path.dirname(folder)
         if above == folder:
             return ""
@@ -112,6 +151,8 @@ def _from_project() -> str:
 
 
 def _said_in(path: str) -> str:
+    if not os.path.isfile(path):  # to open a FIFO would wait for ever
+        return ""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -124,6 +165,8 @@ def _said_in(path: str) -> str:
         store = table.get("store", "")
     except (ValueError, AttributeError) as error:
         raise CommandError(exits.USAGE, f"{path} cannot be read: {error}") from error
+    except RecursionError:
+        raise CommandError(exits.USAGE, f"{path} cannot be read: it nests too deep") from None
     if not isinstance(store, str):
         raise CommandError(exits.USAGE, f"{path}: store is to be a string, not {store!r}")
     return store
@@ -158,6 +201,17 @@ def _only_one_here() -> str:
     raise CommandError(exits.USAGE, f"which store? There is none in this directory; {_HOW}")
 
 
+def _check_regular(url: str) -> None:
+    """Opening a FIFO or a device would hang, or worse."""
+    path = path_of(url)
+    try:
+        mode = stat.S_IFREG if path is None else os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # missing: that is looked at elsewhere
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise CommandError(exits.STORE, f"{path}: it is no regular file")
+
+
 def _check_there(url: str) -> None:
     """Opening a store makes it if it is missing, and takes over an empty or foreign TinyDB."""
     path = path_of(url)
@@ -166,7 +220,7 @@ def _check_there(url: str) -> None:
     try:
         size = os.stat(path).st_size
     except FileNotFoundError:
-        raise CommandError(exits.STORE, f"there is no store at {path}") from None
+        raise CommandError(exits.STORE, f"there is no store at {path}; {_MAKERS}") from None
     except OSError as error:
         raise CommandError(exits.STORE, exits.words(error)) from error
     if os.path.isdir(path):
@@ -192,19 +246,39 @@ def _check_ours(path: str) -> None:
         raise CommandError(exits.STORE, exits.words(error)) from error
     if kind == "sqlite":
         raise CommandError(exits.STORE, f"{path} is a SQLite store: sqlite:///{path}")
-    if kind is None and _is_tinydb(path):
+    if not _is_ours(path):
         raise CommandError(
-            exits.STORE, f"{path} is a TinyDB file, but no conversation store of ours"
+            exits.STORE, f"{path} is no conversation store of ours: opening it would make it one"
         )
 
 
-def _is_tinydb(path: str) -> bool:
-    """Whether it is well-formed, and would be taken over by being opened."""
-    from json import load
+def _is_ours(path: str) -> bool:
+    """Whether a file has our table with a store's id; also if it is damaged: opening it then
+    says what is wrong, and changes nothing."""
+    from json import JSONDecoder, loads
 
     try:
         with open(path, "rb") as file:
-            content = load(file)
-    except (OSError, ValueError, RecursionError):
-        return False  # opening it will say what is wrong with it, and change nothing
-    return isinstance(content, dict) and "claude_comms" not in content
+            head = file.read(_HEAD).lstrip()
+            start = b'{"claude_comms":'
+            if head.startswith(start):
+                with suppress(ValueError):  # cut off: then all of it is read
+                    text = head[len(start) :].decode("ascii").lstrip()
+                    return _has_store_id(JSONDecoder().raw_decode(text)[0])
+            file.seek(0)
+            data = file.read()
+    except OSError:
+        return True
+    try:
+        content = loads(data)
+    except RecursionError:
+        return True
+    except ValueError:
+        return bool(data.strip())  # a blank one would be taken over
+    return isinstance(content, dict) and _has_store_id(content.get("claude_comms"))
+
+
+def _has_store_id(table: object) -> bool:
+    return isinstance(table, dict) and any(
+        isinstance(row, dict) and "store_id" in row for row in table.values()
+    )

@@ -20,7 +20,7 @@ else:  # no generic before click 8.2
 class Seconds(Type):
     """``90``, ``90s``, ``5m``, ``1.5h``, ``2d``; with ``none``, no limit at all is one too."""
 
-    name = "SECONDS"
+    name = "SPAN"
 
     def __init__(self, *, none: bool = False) -> None:
         self._none = none

@@ -15,22 +15,28 @@ TIMEOUT: Final = 4
 CANCELLED: Final = 5
 STORE: Final = 6
 PATIENCE: Final = 8
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 """128 + SIGINT, as a shell has it."""
+QUIT: Final = 131
 BROKEN_PIPE: Final = 141
 """128 + SIGPIPE: what any program ends with whose reader (``head``) has gone."""
+TERMINATED: Final = 143
 
 MEANINGS: Final = (
     (OK, "done; of a message: complete"),
     (FAILED, "failed; of a message: failed"),
-    (USAGE, "wrong usage, or an id that several have"),
+    (USAGE, "wrong usage, an id that several have, no or more than one store to choose from"),
     (NOT_FOUND, "no such message or thread"),
     (TIMEOUT, "the message ended by its own timeout"),
     (CANCELLED, "the message was cancelled"),
     (STORE, "trouble with the store: missing, busy, damaged, not to be read"),
     (PATIENCE, "'wait' ran out of patience; the message stands as it was"),
+    (HUNG_UP, "SIGHUP: the terminal was closed"),
     (INTERRUPTED, "Ctrl-C"),
+    (QUIT, "SIGQUIT: Ctrl-\\"),
     (BROKEN_PIPE, "whoever read the output has stopped reading"),
+    (TERMINATED, "SIGTERM"),
 )
 
 _OF_STATUS: Final = {
@@ -80,4 +86,9 @@ def words(error: BaseException) -> str:
     """What to tell of an error."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    from ..errors import ClaudeNotFound
+
+    text = str(error) or type(error).__name__
+    if isinstance(error, ClaudeNotFound) and text.endswith("command="):
+        return text.removesuffix("command=") + "--claude PATH"
+    return text

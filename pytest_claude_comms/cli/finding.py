@@ -63,7 +63,7 @@ def exact_message(store: ConversationStore, given: str) -> Message | None:
     from ..errors import MessageNotFound
 
     try:
-        return store.get_message(_checked(given))
+        return store.get_message(check_id(given))
     except MessageNotFound:
         return None
 
@@ -73,7 +73,7 @@ def exact_thread(store: ConversationStore, given: str) -> ConversationThread | N
     from ..errors import ThreadNotFound
 
     try:
-        return store.get_thread(_checked(given))
+        return store.get_thread(check_id(given))
     except ThreadNotFound:
         return None
 
@@ -108,7 +108,8 @@ def _unlike(word: str, name: str) -> int:
     return len(rest)
 
 
-def _checked(given: str) -> str:
+def check_id(given: str) -> str:
+    """What may be an id. Raises CommandError: usage."""
     from ..stores.values import identifier
 
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .output import Output
 
-_BESIDE = ("", "-wal", "-shm", "-journal", ".journal", ".lock")
+BESIDE = ("", "-wal", "-shm", "-journal", ".journal", ".lock")
 """The endings of a store's files."""
 _MIB = 1 << 20
 _LARGE_LOG = 64 * _MIB
@@ -139,7 +139,7 @@ def _contents(opened: ConversationStore) -> Iterator[Finding]:
 
 
 def _files(path: str) -> Iterator[Finding]:
-    for ending in _BESIDE:
+    for ending in BESIDE:
         name = path + ending
         try:
             found = os.stat(name)

@@ -15,6 +15,7 @@ from .call import Call
 from .declaring import command
 from .durations import Seconds, Type
 from .exits import CommandError
+from .safety import clean
 
 if TYPE_CHECKING:
     from ..stores.reports import CheckReport, CopyReport, Progress
@@ -60,12 +61,13 @@ def copy(call: Call, source: str, target: str) -> None:
 
 def _print_copy(out: Output, report: CopyReport) -> None:
     if report.left_behind:
-        out.note(f"not copied, since it is no conversation: {', '.join(report.left_behind)}")
+        names = ", ".join(map(clean, report.left_behind))
+        out.note(f"not copied, since it is no conversation: {names}")
     if out.is_json:
         fields = {**asdict(report), "left_behind": list(report.left_behind)}
         out.json(json_form.document("copy", **fields))
         return
-    out.print(f"copied {report.source}\n    to {report.target}")
+    out.print(f"copied {clean(report.source)}\n    to {clean(report.target)}")
     out.print(
         f"{_count(report.threads, 'thread')}, {_count(report.messages, 'message')}, "
         f"{_count(report.changes, 'change')} up to revision {report.revision}"
@@ -98,7 +100,8 @@ def backup(call: Call, path: str, *, overwrite: bool) -> None:
     if out.is_json:
         out.json(json_form.document("backup", **asdict(report)))
     else:
-        out.print(f"backed up {report.source}\n       to {report.path} ({report.bytes:,} bytes)")
+        source, path = clean(report.source), clean(report.path)
+        out.print(f"backed up {source}\n       to {path} ({report.bytes:,} bytes)")
 
 
 @command(
@@ -135,15 +138,16 @@ def check(call: Call) -> int:
 
 def _print_check(out: Output, report: CheckReport) -> None:
     for note in report.notes:
-        out.note(f"note: {note}")
+        out.note(clean(f"note: {note}"))
     for finding in report.findings:
-        out.print(f"{finding.kind}: {finding.thing}: {finding.reason}")
+        # In one line each: an id with a line break must not write lines of its own.
+        out.print(clean(f"{finding.kind}: {finding.thing}: {finding.reason}"))
     for way_out in dict.fromkeys(finding.way_out for finding in report.findings):
-        out.print(f"what to do: {way_out}")
+        out.print(clean(f"what to do: {way_out}"))
     trimmed = f", history trimmed up to {report.trimmed}" if report.trimmed else ""
     what = _count(len(report.findings), "finding") if report.findings else "all in order"
     out.print(
-        f"{report.url}: {what} ({_count(report.threads, 'thread')}, "
+        f"{clean(report.url)}: {what} ({_count(report.threads, 'thread')}, "
         f"{_count(report.messages, 'message')}, {_count(report.changes, 'change')}, "
         f"revision {report.revision}{trimmed})"
     )
@@ -162,9 +166,14 @@ class Keep(Type):
         word = str(value).strip()
         if word.isascii() and word.isdigit() and len(word) < 19:
             return int(word)
-        if not word[-1:].isalpha():
+        try:
+            # A bare number that is no count (1.5, -1) would be one of seconds.
+            seconds = Seconds().convert(word, param, ctx) if word[-1:].isalpha() else None
+        except click.UsageError:
+            seconds = None
+        if seconds is None:  # in one's own words: those of a span would not name counts
             self.fail(f"{value!r} is no number of changes and no span: 1000, 12h, 30d", param, ctx)
-        return timedelta(seconds=Seconds().convert(word, param, ctx) or 0)
+        return timedelta(seconds=seconds)
 
 
 @command(
@@ -198,7 +207,7 @@ def compact(call: Call, keep: int | timedelta) -> None:
     if report.bytes_before is not None and report.bytes_after is not None:
         size = f"; {report.bytes_before:,} bytes before, {report.bytes_after:,} now"
     out.print(
-        f"{url}: {_count(report.removed, 'change')} removed, history trimmed up to revision "
+        f"{clean(url)}: {_count(report.removed, 'change')} removed, history trimmed up to revision "
         f"{report.trimmed}{size}"
     )
     if report.waiting is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from ..clock import SECOND
 from ..errors import StoreError
 from ..following import Follower
+from . import interrupts
 from .safety import clean, width
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Stops:
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before.append((number, signal.signal(number, self._note)))
+            # One that came before and is still under way would not let us get here.
+            if interrupts:
+                interrupts.clear()
+                self.number = self.number or signal.SIGINT
+                self.count += 1
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

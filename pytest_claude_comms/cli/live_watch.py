@@ -44,6 +44,11 @@ def watch(call: Call, ids: tuple[str, ...], all_: bool) -> int:
     elsewhere each change is a line, with --json a document. A message that does not exist yet is
     waited for: give its whole id.
 
+    \b
+    TIME         since its creation; of what has ended: how long it took
+    CHARS        the characters of its text
+    LAST CHANGE  how long ago, and what it was
+
     With ids it ends when all of them have ended. Without, it watches what is open and what comes,
     until Ctrl-C. Watching settles what is overdue.
 

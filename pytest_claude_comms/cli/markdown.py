@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import Markdown
+from rich.markdown import CodeBlock, Markdown
+from rich.padding import Padding
 from rich.segment import Segment
+from rich.text import Text
 
 from .safety import safe
 
 if TYPE_CHECKING:
     from .output import Output
+
+
+_LONGEST_HIGHLIGHTED = 2_000
+"""Characters: some highlighters take the square of it, Perl's a minute for 30,000."""
+
+
+class _Code(CodeBlock):
+    """A block of code; a long one has no colours."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        code = str(self.text).rstrip()
+        if len(code) <= _LONGEST_HIGHLIGHTED:
+            yield from super().__rich_console__(console, options)
+        else:
+            yield Padding(Text(code), 1)
+
+
+class _Markdown(Markdown):
+    elements: ClassVar = {**Markdown.elements, "fence": _Code, "code_block": _Code}
 
 
 class _Harmless:
@@ -35,4 +56,4 @@ class _Harmless:
 
 def print_markdown(out: Output, text: str) -> None:
     """Render a text from outside on standard output."""
-    out.console.print(_Harmless(Markdown(safe(text), code_theme="ansi_dark", hyperlinks=False)))
+    out.console.print(_Harmless(_Markdown(safe(text), code_theme="ansi_dark", hyperlinks=False)))

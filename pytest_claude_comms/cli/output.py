@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import click
 
 from .safety import safe, width
+from .streams import say_aside
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +66,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """A remark on standard error, even with ``--quiet``."""
-        click.echo(safe(text), file=sys.stderr, color=False)
+        say_aside(safe(text))
 
     def raw(self, text: str) -> None:
         """Text exactly as it is, because somebody asked for it."""
@@ -134,6 +135,10 @@ class Output:
 
         return get_terminal_size((100, 24)).columns
 
+    @property
+    def _sane_columns(self) -> int:
+        return min(max(self.columns, 20), 1000)
+
     # -- rich
 
     @cached_property
@@ -149,13 +154,19 @@ class Output:
     def _console(self, stream: TextIO, *, is_terminal: bool) -> Console:
         from rich.console import Console
 
+        class Plain(Console):
+            def show_cursor(self, show: bool = True) -> bool:
+                # A hidden one would stay hidden if a signal ends us.
+                return False
+
         # force_terminal, so that rich asks no variable of the environment. Markup, emoji codes
         # and highlighting would find something in what a message says.
-        return Console(
+        return Plain(
             file=stream,
             force_terminal=is_terminal,
             no_color=not self.has_colour,
-            width=None if is_terminal else self.columns,
+            # COLUMNS may say anything: with 0 nothing would be shown, with 10^20 rich fails.
+            width=None if is_terminal and not os.environ.get("COLUMNS") else self._sane_columns,
             markup=False,
             emoji=False,
             highlight=False,

@@ -8,25 +8,25 @@ from .. import render
 from . import facts, json_form
 from .call import Call
 from .declaring import command
-from .standing import HINTS, STALLED_AFTER, Standing, standing
+from .durations import Seconds
+from .standing import HINTS, Standing, standing
 
 
 @command(
     examples="""
     claude-comms pending
     claude-comms pending --overdue         those that 'claude-comms expire' would settle
-    claude-comms pending --stalled-after 300
+    claude-comms pending --stalled-after 5m
     claude-comms pending --json | jq -r '.messages[] | select(.stalled).message.message_id'
     """
 )
 @click.option("--overdue", is_flag=True, help="Only those whose deadline has passed.")
 @click.option(
     "--stalled-after",
-    type=click.FloatRange(min=0),
-    default=STALLED_AFTER,
+    type=Seconds(),
+    default="1m",
     show_default=True,
-    metavar="SECONDS",
-    help="Without a change for so long a message is called stalled.",
+    help="Without a change for so long a message is called stalled: 90, 90s, 5m, 1.5h, 2d.",
 )
 def pending(call: Call, overdue: bool, stalled_after: float) -> None:
     """Messages that are pending or processing, the oldest first.

@@ -29,6 +29,10 @@ _MARGIN: Final = 60.0
 """Seconds beyond what a recording takes, after which a play must be dead."""
 
 
+_SLOWEST: Final = 1e-6
+"""What is slower has deadlines beyond what a clock can say."""
+
+
 class _Speed(Type):
     """``2``, ``0.5x``, ``max``."""
 
@@ -44,8 +48,8 @@ class _Speed(Type):
             speed = math.inf if word == "max" else float(word.removesuffix("x"))
         except ValueError:
             speed = 0.0
-        if not speed > 0:
-            self.fail(f"{value!r} is no speed: a number above 0, or max", param, ctx)
+        if not speed >= _SLOWEST:
+            self.fail(f"{value!r} is no speed: a number from {_SLOWEST:g}, or max", param, ctx)
         return speed
 
 
@@ -73,11 +77,19 @@ def replay(call: Call, transcript: str, speed: float, **options: str | None) -> 
     exit codes are as with 'ask'.
     """
     from ..claude.transcript import Transcript, play_transcript
+    from ..stores.values import text
     from .finding import find_thread
     from .live import Feed, Stops
     from .live_ask import Heard
     from .running import Run
 
+    name = os.path.basename(transcript)
+    # Before a thread is made that would stay empty.
+    for each, what in ((name, "the transcript's name"), (options["title"] or "", "--title")):
+        try:
+            text(each, what)
+        except ValueError as error:
+            raise CommandError(exits.USAGE, str(error)) from error
     try:
         recorded = Transcript.load(transcript)
     except ValueError as error:
@@ -94,7 +106,7 @@ def replay(call: Call, transcript: str, speed: float, **options: str | None) -> 
                 "claude",
                 message_type="answer",
                 status="pending",
-                metadata={"transcript": os.path.basename(transcript), "cli": recorded.cli},
+                metadata={"transcript": name, "cli": recorded.cli},
                 timeout=timeout,
                 stall_timeout=stall_timeout,
             )

@@ -53,17 +53,26 @@ class Run:
         """Whether it was cancelled from here."""
         return bool(self._asked)
 
-    def see_through(self, message_id: str, ended: Callable[[], bool], feed: Feed) -> int:
+    def see_through(
+        self,
+        message_id: str,
+        ended: Callable[[], bool],
+        feed: Feed,
+        *,
+        cancel: Callable[[str], object] | None = None,
+    ) -> int:
         """Show it until ``ended``; returns the exit code.
 
         Ctrl-C, and whoever closes our output, cancels the message, which ends the run; a second
         signal, or SIGQUIT, ends it without grace. Raises after that the OSError of our output.
+        ``cancel``, told why, lets the run itself do that: what it has shown and not yet stored
+        is then in the message too. Without it the message is just updated.
         """
         clock = self._store.clock
         next_us = clock.monotonic_us()
         while True:
             over = ended()  # asked first: what came before is then taken below
-            self._end_if_asked(message_id)
+            self._end_if_asked(message_id, cancel)
             self._guarded(lambda: self._take(message_id, feed))
             now_us = clock.monotonic_us()
             if over:
@@ -99,7 +108,7 @@ class Run:
             except OSError as error:
                 self._broken = error
 
-    def _end_if_asked(self, message_id: str) -> None:
+    def _end_if_asked(self, message_id: str, cancel: Callable[[str], object] | None) -> None:
         why = self._stops.name if self._stops.count else ""
         if not why and self._broken is not None:
             why = _what_broke(self._broken)
@@ -108,11 +117,11 @@ class Run:
             return
         first, self._asked = not self._asked, asked
         hurried = asked > 1 or self._stops.name == "SIGQUIT"
-        if first:
+        if first and cancel is not None:
+            cancel(why)
+        elif first:
             try:
-                self._store.update_message(
-                    message_id, status="cancelled", error=f"cancelled: {why}"
-                )
+                self._store.update_message(message_id, status="cancelled", error=why)
             except InvalidTransition:
                 pass  # it has ended just now
             except StoreError as error:

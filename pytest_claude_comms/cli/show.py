@@ -14,6 +14,7 @@ from .call import Call
 from .declaring import command
 from .exits import CommandError
 from .finding import find
+from .standing import OVERDUE, standing
 
 if TYPE_CHECKING:
     from ..stores.base import ConversationStore
@@ -115,3 +116,8 @@ def _print_message(out: Output, message: Message, now: datetime, *, rendered: bo
         quiet = render.age((now - message.updated_at).total_seconds())
         length = render.characters(len(text))
         out.painted(out.paint(f"… {length} so far, no change for {quiet}", "bright_black"))
+        stands = standing(message, now)
+        if stands.overdue:
+            out.painted(out.paint(OVERDUE, "yellow"))
+        elif stands.left is None:
+            out.painted(out.paint("no deadline", "bright_black"))

@@ -11,6 +11,9 @@ STALLED_AFTER = 60.0
 """Seconds without a change after which somebody should look."""
 
 
+OVERDUE = "its deadline has passed: 'claude-comms expire' settles it"
+
+
 @dataclass(frozen=True)
 class Standing:
     """An open message at some instant."""

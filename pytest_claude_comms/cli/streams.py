@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 
 @contextmanager
@@ -60,6 +61,19 @@ def flush_stdout() -> None:
         sys.stdout.flush()
 
 
+def say_aside(text: str) -> None:
+    """A line of harmless text on standard error. Where it can't be written nobody is told: what
+    counts then is the exit code, which it must not change."""
+    if sys.stderr is None:  # descriptor 2 was closed; click would take standard output instead
+        return
+    import click
+
+    try:
+        click.echo(text, file=sys.stderr, color=False)
+    except (OSError, ValueError):
+        _send_into_nothing(sys.stderr)
+
+
 def let_go_if_broken() -> None:
     """Let the interpreter's end flush what can't be written into nothing, not complain of it."""
     try:
@@ -70,7 +84,12 @@ def let_go_if_broken() -> None:
 
 def let_go_of_stdout() -> None:
     """Send into nothing what is still to be written."""
+    _send_into_nothing(sys.stdout)
+
+
+def _send_into_nothing(stream: TextIO) -> None:
+    # What is buffered would be written at the interpreter's end, which exits with 120 if it fails.
     with suppress(OSError, ValueError):
         nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
+        os.dup2(nothing, stream.fileno())
         os.close(nothing)

@@ -14,6 +14,7 @@ from .call import Call
 from .declaring import command
 from .exits import CommandError
 from .finding import find
+from .standing import OVERDUE, standing
 from .timeline_text import bars, steps
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def timeline(call: Call, id_: str, every: bool, page: str | None) -> None:
     with call.store() as store:
         with out.working("reading the history"):
             found = _history(store, id_)
-        now = store.clock.now()
+        now, url = store.clock.now(), store.url
     if out.is_json:
         out.json(
             json_form.document(
@@ -64,7 +65,7 @@ def timeline(call: Call, id_: str, every: bool, page: str | None) -> None:
             )
         )
     elif page is not None:
-        _write_page(call, found, page)
+        _write_page(call, found, page, url)
     else:
         title = f' "{render.clean(found.thread.title)}"' if found.thread.title else ""
         head = f"thread {render.clean(found.thread.thread_id)}{title}"
@@ -76,6 +77,15 @@ def timeline(call: Call, id_: str, every: bool, page: str | None) -> None:
         out.table(bars(found, now, out.columns), status=1)
         out.print()
         out.table(steps(found, every=every), right=(0, 1))
+        for message in found.messages:
+            if message.status.is_terminal:
+                continue
+            stands = standing(message, now)
+            name = render.clean(message.message_id)
+            if stands.overdue:
+                out.note(f"{name}: {OVERDUE}")
+            elif stands.left is None:
+                out.note(f"{name}: no deadline")
 
 
 def _history(store: ConversationStore, given: str) -> ThreadHistory:
@@ -85,19 +95,53 @@ def _history(store: ConversationStore, given: str) -> ThreadHistory:
     return history.of_message(store, found)
 
 
-def _write_page(call: Call, found: ThreadHistory, path: str) -> None:
+def _write_page(call: Call, found: ThreadHistory, path: str, url: str) -> None:
     from .timeline_html import page
 
     text = page(found.thread.title or found.thread.thread_id, [found])
     if path == "-":
         call.out.raw(text)
         return
+    _refuse_own(url, path)
     try:
-        # What is in a store is its owner's business, and so is this. Written whole or not at
-        # all is no concern: it is made again by the same command.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a FIFO
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            _write_whole(os.path.realpath(path), text)
     except OSError as error:
         raise CommandError(exits.FAILED, exits.words(error)) from error
     call.out.note(f"written to {path}")
+
+
+def _write_whole(path: str, text: str) -> None:
+    """At once, and for its owner only: what is in a store is private, and so is this."""
+    from contextlib import suppress
+    from tempfile import mkstemp
+
+    descriptor, temporary = mkstemp(dir=os.path.dirname(path), prefix=".timeline-")  # mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _refuse_own(url: str, path: str) -> None:
+    """A page in place of the store that it shows would be the end of that store."""
+    from .choosing import path_of
+    from .health_checks import BESIDE
+
+    own = path_of(url)
+    if own is None:
+        return
+    names = [f"{base}{ending}" for base in {own, os.path.realpath(own)} for ending in BESIDE]
+    for name in names:
+        same = os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name)
+        if same or os.path.realpath(path) == os.path.realpath(name):
+            raise CommandError(
+                exits.USAGE, f"{path} is a file of the store {url}: give another name"
+            )

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     """
 )
 @click.argument("ids", metavar="MESSAGE...", nargs=-1, required=True)
-@click.option("--timeout", type=Seconds(), help="Your patience. The message is left alone.")
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    help="Your patience (90, 90s, 5m, 1.5h, 2d). The message is left alone.",
+)
 @click.option("--any", "any_", is_flag=True, help="Until the first of them ends, not the last.")
 @click.option(
     "--may-come", is_flag=True, help="Wait also for a message that does not exist yet: whole ids."
@@ -49,9 +53,11 @@ def wait(
     --any that of the first to end. 8: --timeout has passed and the message
     stands as it was. 130: Ctrl-C, which leaves the message alone too.
     """
-    from .finding import find_message_ids
+    from .finding import check_id, find_message_ids
     from .live import Stops
 
+    for each in ids if may_come else ():
+        check_id(each)
     with call.store() as store, Stops() as stops:
         known = list(dict.fromkeys(ids)) if may_come else find_message_ids(store, ids)
         ended = _await(call, store, stops, known, timeout, any_=any_)
@@ -163,8 +169,13 @@ def cancel(call: Call, ids: tuple[str, ...], reason: str) -> int:
     has ended otherwise stays what it is, and you are told: 4 if it has timed
     out, else 1.
     """
+    from ..stores.values import text
     from .finding import find_message_ids
 
+    try:
+        text(reason, "--reason")
+    except ValueError as error:
+        raise exits.CommandError(exits.USAGE, str(error)) from error
     with call.store() as store:
         codes = [_cancel(call, store, each, reason) for each in find_message_ids(store, ids)]
     return next((code for code in codes if code), exits.OK)

@@ -36,12 +36,13 @@ def backup_store(
         raise StoreError(f"{store.url} cannot be backed up into a file: {instead}")
     given = os.path.abspath(path_of(path))
     name = os.path.realpath(given)
+    _refuse_own(store, name)
+    _refuse_other_than_file(name)
     # The lock of the store that the backup will be, once it is opened: nobody opens it meanwhile.
     had_lock = os.path.exists(f"{name}.lock")
     if not had_lock:
         create_private(f"{name}.lock")
     lock = FileLock(f"{name}.lock")
-    _refuse_own(store, name)
     try:
         with lock.held(store.clock, round(BUSY_TIMEOUT * SECOND), given):
             try:
@@ -59,17 +60,54 @@ def backup_store(
 
 def _refuse_own(store: ConversationStore, name: str) -> None:
     own = os.path.realpath(store.url.partition("///")[2])
-    if name == own or (
-        os.path.exists(name) and os.path.exists(own) and os.path.samefile(name, own)
-    ):
+    if _is_same(name, own):
         raise StoreError(f"{name} is the store itself: back it up into another file")
+    for ending in _COMPANIONS:
+        if _is_same(name, f"{own}{ending}"):
+            raise StoreError(
+                f"{name} is a file of the store itself, beside {own}: back it up into another file"
+            )
+        # The other way round: what is written, or swept away, beside the backup would be it.
+        if _is_same(f"{name}{ending}", own):
+            raise StoreError(
+                f"the store {own} has the name of a file that belongs beside {name}: back it up "
+                "under another name"
+            )
+
+
+_SQLITES = ("-wal", "-shm", "-journal")
+_COMPANIONS = (
+    *_SQLITES, ".journal", ".lock", ".new", ".journal.new", ".backup",
+    *(f".backup{ending}" for ending in _SQLITES),
+)  # fmt: skip
+"""What a store, or a backup of it, has beside its file, now or at another moment."""
+
+
+def _is_same(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _refuse_other_than_file(name: str) -> None:
+    if os.path.isdir(name):
+        raise StoreError(f"{name} is a directory: name a file, in it or elsewhere")
+    if os.path.lexists(name) and not os.path.isfile(name):
+        raise StoreError(
+            f"{name} is no regular file (but a pipe, a socket or a device), which a backup "
+            "cannot take the place of: choose another name"
+        )
 
 
 def _write(store: BackedUp, name: str, *, overwrite: bool, progress: Progress | None) -> int:
     _refuse_taken(name, overwrite=overwrite)
     temporary = f"{name}.backup"
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)  # under the lock: it is of a backup that was killed
+    for ending in ("", *_SQLITES):
+        with suppress(FileNotFoundError):
+            os.unlink(f"{temporary}{ending}")  # under the lock: it is of a backup that was killed
     try:
         create_private(temporary)
         store.write_backup(temporary, progress=progress)
@@ -86,16 +124,28 @@ def _write(store: BackedUp, name: str, *, overwrite: bool, progress: Progress | 
 
 
 def _refuse_taken(name: str, *, overwrite: bool) -> None:
+    _refuse_other_than_file(name)
     if os.path.lexists(name) and not overwrite:
-        raise StoreError(f"{name} exists already: choose another name, or say to overwrite it")
-    if os.path.isdir(name):
-        raise StoreError(f"{name} is a directory, not a file to overwrite")
-    for ending in ("-wal", "-journal", ".journal"):
+        raise StoreError(
+            f"{name} exists already: choose another name, or say to overwrite it "
+            "(overwrite=True; --overwrite on the command line)"
+        )
+    # SQLite's log is there, however empty, as long as somebody has the store open: what they
+    # write next would go into it, and be taken for the backup's.
+    for ending in ("-wal", "-shm"):
+        if os.path.lexists(f"{name}{ending}"):
+            raise _not_closed(f"{name}{ending}")
+    for ending in ("-journal", ".journal"):
         if _holds_changes(f"{name}{ending}"):
-            raise StoreError(
-                f"{name}{ending} belongs to a store that is open or was not closed, and would "
-                "be taken for the backup's: close that store, or choose another name"
-            )
+            raise _not_closed(f"{name}{ending}")
+
+
+def _not_closed(beside: str) -> StoreError:
+    return StoreError(
+        f"{beside} belongs to a store that is open or was not closed, and would be taken for the "
+        "backup's: close that store everywhere (if nobody has it open, open and close it once "
+        "more), or choose another name"
+    )
 
 
 def _holds_changes(path: str) -> bool:

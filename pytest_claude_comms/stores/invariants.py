@@ -10,15 +10,85 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TypeVar
 
+from ..clock import LAST_US
 from ..status import TRANSITIONS, MessageStatus
+from . import values
 from .reports import Finding, FindingKind, StoreSnapshot
-from .rules import ChangeRow, MessageRow
+from .rules import ChangeRow, MessageRow, ThreadRow
 
 RESCUE = (
     "restore a backup, or copy it into a new store where it can still be read; then look for who "
     "writes to it without this library, or for a failing disk"
 )
+
+
+Row = TypeVar("Row", ThreadRow, MessageRow, ChangeRow)
+
+
+def well_formed(row: Row) -> Row:
+    """``row``, if it is such as this library writes; what ``findings_of`` takes for granted.
+
+    Files hold what anybody wrote there, and a reader takes it as it is. Raises TypeError or
+    ValueError that says what is wrong with which of its fields.
+    """
+    for name in _TEXTS[type(row)]:
+        values.text(getattr(row, name), name)
+    for name in _TEXTS_OR_NONE[type(row)]:
+        if getattr(row, name) is not None:
+            values.text(getattr(row, name), name)
+    for name in _NUMBERS[type(row)]:
+        _number(getattr(row, name), name)
+    if isinstance(row, ThreadRow):
+        values.module_names(row.modules)
+    if isinstance(row, MessageRow):
+        if row.expires_us is not None:
+            _number(row.expires_us, "expires_us")
+        if row.stall_us is not None:
+            _number(abs(row.stall_us), "stall_us")  # that it is negative is a finding of its own
+        _number(abs(row.deadline_us or 0), "the deadline")
+    if row.metadata not in (None, "{}"):
+        _look_into_metadata(str(row.metadata))
+    return row
+
+
+_TEXTS: dict[type, tuple[str, ...]] = {
+    ThreadRow: ("thread_id", "title", "metadata"),
+    MessageRow: (
+        "message_id", "thread_id", "module_name", "content", "message_type", "metadata",
+    ),
+    ChangeRow: ("message_id", "thread_id"),
+}  # fmt: skip
+_TEXTS_OR_NONE: dict[type, tuple[str, ...]] = {
+    ThreadRow: (),
+    MessageRow: ("error",),
+    ChangeRow: ("append", "content", "error", "metadata"),
+}
+_NUMBERS: dict[type, tuple[str, ...]] = {
+    ThreadRow: ("created_us",),
+    MessageRow: ("created_us", "updated_us", "revision"),
+    ChangeRow: ("revision", "at_us", "content_length"),
+}
+
+
+def _number(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}, no whole number")
+    if value < 0 or (value > LAST_US and name not in ("revision", "content_length")):
+        raise ValueError(f"{name} is {value}, which is out of range")
+
+
+def _look_into_metadata(text: str) -> None:
+    def refuse(word: str) -> None:
+        raise ValueError(f"metadata has {word}, which JSON does not")
+
+    try:
+        found = json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("metadata is nested too deep") from None
+    if isinstance(found, dict):  # that it is another thing is a finding of its own
+        values.metadata(found)
 
 
 def findings_of(snapshot: StoreSnapshot) -> Iterator[Finding]:
@@ -74,6 +144,12 @@ def _revisions(snapshot: StoreSnapshot) -> Iterator[Finding]:
         yield _finding(
             "revision", thing,
             f"missing, though history is trimmed up to revision {snapshot.trimmed} only",
+        )  # fmt: skip
+    if snapshot.trimmed > snapshot.revision:
+        yield _finding(
+            "revision", f"revision {snapshot.trimmed}",
+            f"history is said to be trimmed up to it, and the last one given is "
+            f"{snapshot.revision}",
         )  # fmt: skip
     if kept and kept[-1] > snapshot.revision:
         yield _finding(
@@ -135,6 +211,12 @@ def _adjoins(before: ChangeRow, trimmed: int, *, is_open: bool) -> bool:
 def _steps(row: MessageRow, history: list[ChangeRow], trimmed: int) -> Iterator[Finding]:
     is_open = not row.status.is_terminal
     first = history[0]
+    if first.previous is None and row.created_us != first.at_us:
+        yield _finding(
+            "message", f"message {row.message_id}",
+            f"its time of creation is {row.created_us}, and {first.at_us} by its first change "
+            f"(revision {first.revision}; microseconds since 1970)",
+        )  # fmt: skip
     if first.previous is not None and (is_open or not trimmed):
         yield _finding(
             "transition", f"revision {first.revision}",

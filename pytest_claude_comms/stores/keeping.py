@@ -73,7 +73,7 @@ class KeepingStore(BaseStore):
         )
 
     def _floor(self, snapshot: Snapshot, keep: int | timedelta) -> int:
-        """The revision to trim up to."""
+        """The revision up to which changes may be removed."""
         if isinstance(keep, int):
             floor = snapshot.revision() - keep
         else:

@@ -105,8 +105,13 @@ class State:
         return next((each.revision for each in self._changes if each.at_us > at_us), None)
 
     def trim(self, floor: int) -> int:
-        """Cut history up to revision ``floor``; returns how many changes that removed."""
+        """Remove what need not be kept up to ``floor``; returns how many changes that were.
+
+        Trimmed is up to the last one that went, and no further: nobody who is past that misses
+        any, so nobody is to be told that history is gone.
+        """
         removed, before = 0, self.trimmed()
+        last = before
         for message_id, changes in self._changes_of.items():
             row = self._messages[message_id]
             kept = [
@@ -114,10 +119,15 @@ class State:
                 for change in changes
                 if change.revision > floor or rules.outlives_trimming(change, row)
             ]
+            if len(kept) == len(changes):
+                continue
             removed += len(changes) - len(kept)
+            held = {change.revision for change in kept}
+            gone = (change.revision for change in changes if change.revision not in held)
+            last = max(last, *gone)
             self._changes_of[message_id] = kept
-        self._changes = self._changes[floor - before :]
-        self._trimmed = floor
+        self._changes = self._changes[last - before :]
+        self._trimmed = last
         return removed
 
     def next_deadline_us(self) -> int | None:
@@ -197,8 +207,8 @@ class MemoryConversationStore(KeepingStore):
 
     def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
         with self._lock:
-            floor = self._floor(self._state, keep)
-            return floor, self._state.trim(floor), None
+            removed = self._state.trim(self._floor(self._state, keep))
+            return self._state.trimmed(), removed, None
 
     def _is_last(self, since: int) -> bool:
         return since == self._state.revision()

@@ -337,11 +337,12 @@ class SQLiteConversationStore(KeepingStore):
             floor = self._floor(snapshot, keep)
         removed = sqlite_keeping.trim(self._writing, floor)
         waiting = sqlite_keeping.shrink(self._writing)
-        with self._writing():
+        with self._writing() as tx:
+            trimmed = tx.trimmed()
             self._next_checkpoint = 0  # the log is to be cut off whatever its size
         if waiting is None and _size(f"{self._file}-wal"):
             waiting = "somebody is reading; the file gets smaller with the next checkpoint"
-        return floor, removed, waiting
+        return trimmed, removed, waiting
 
     def _bytes(self) -> int:
         return _size(self._file) + _size(f"{self._file}-wal")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -10,42 +12,119 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, TypeAlias
 
-from ..errors import StoreCorrupt
+from ..clock import SECOND, SystemClock
+from ..errors import StoreBusy, StoreCorrupt, StoreError
 from . import sqlite_link, sqlite_rows
-from .invariants import RESCUE
+from .files import FileLock
+from .invariants import RESCUE, well_formed
 from .reports import Finding, FindingKind, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
 
 Found: TypeAlias = tuple[StoreSnapshot | None, list[Finding], list[str]]
 
 _Files: TypeAlias = tuple[tuple[int, int, int], ...]
-_TRIES = 5
+_TRIES = 2
+_PATIENCE_US = 5 * SECOND
+"""How long to wait for a moment at which nobody writes."""
 
 
 def look(path: str) -> Found:
-    """A snapshot as far as it can be read, what is wrong, and what is worth a note."""
-    found: Found = (None, [], [])
+    """A snapshot as far as it can be read, what is wrong, and what is worth a note.
+
+    Raises StoreBusy if it is written to all the time, so that no state of it could be read.
+    """
     for _ in range(_TRIES):
         before = _files(path)
         with _opened(path, before) as (db, is_frozen):
             found = _Reader(db, path).read()
         # A file that nobody had open was read as if it could not change: then it must not have.
         # And where the log came or went meanwhile, what looks wrong may come from that.
-        after = _files(path)
-        if after == before or not (is_frozen or (found[1] and after[1][0] != before[1][0])):
-            break
-    return found
+        if _files(path) == before or not (is_frozen or found[1]):
+            return found
+        # As long as this process has it open, its log neither comes nor goes.
+        if not is_frozen and sqlite_link.is_open_here(path):
+            return found
+    return _look_at_a_copy(path)
+
+
+def _look_at_a_copy(path: str) -> Found:
+    """As ``look``, for a store that others open, write and close all the time."""
+    patience = SystemClock().backoff(_PATIENCE_US)
+    while True:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = os.path.join(folder, "copy")
+            if _copied(path, copy):
+                with closing(_connect(copy, "rw")) as db:
+                    return _Reader(db, path).read()
+        if not patience.pause():
+            raise _busy(path, patience.waited)
+
+
+def _busy(path: str, waited: float) -> StoreBusy:
+    error = StoreBusy(path, waited)
+    said = (
+        f"{path} could not be checked: it is being written, and did not rest within "
+        f"{waited:.3g} s; nothing was changed, try again"
+    )
+    error.args = (said,)
+    return error
+
+
+def _copied(path: str, copy: str) -> bool:
+    """Whether file and log were copied as they were at one instant.
+
+    Under the lock that our writers hold, where there is one, so that they wait; no file is
+    created for it. What others did to the file shows in it.
+    """
+    # Closing any descriptor of a file drops the locks that SQLite holds on it in this process.
+    if sqlite_link.is_open_here(path):
+        return False
+    lock = FileLock(f"{path}.lock") if os.path.exists(f"{path}.lock") else None
+    try:
+        if lock is not None:
+            try:
+                lock.acquire(SystemClock(), _PATIENCE_US, path)
+            except StoreBusy as error:
+                raise _busy(path, error.waited) from None
+        before = _files(path)
+        _copy(path, copy)
+        return _files(path) == before
+    except FileNotFoundError:  # the log went away between a look and the next
+        if not os.path.exists(path):
+            raise
+        return False
+    finally:
+        if lock is not None:
+            lock.release()
+            lock.close()
+
+
+def _copy(path: str, copy: str) -> None:
+    try:
+        for ending in ("", "-wal"):
+            if not ending or os.path.exists(f"{path}{ending}"):
+                shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"{path} could not be checked: it is being written, so a copy of it is, and "
+                f"there is no room for that beside {copy}: name another folder by TMPDIR"
+            ) from error
+        raise
 
 
 def _files(path: str) -> _Files:
-    """Of the file and its log: inode, size and time of change; zeros where there is none."""
+    """Of the file and its log: inode, size and time of change; zeros where nothing is in it."""
     stats = []
     for ending in ("", "-wal"):
         try:
             found = os.stat(f"{path}{ending}")
-            stats.append((found.st_ino, found.st_size, found.st_mtime_ns))
         except FileNotFoundError:
+            found = None
+        if found is None or (ending and not found.st_size):  # who opens it puts an empty log there
             stats.append((0, 0, 0))
+        else:
+            stats.append((found.st_ino, found.st_size, found.st_mtime_ns))
     return tuple(stats)
 
 
@@ -93,6 +172,7 @@ class _Reader:
                 self._add("schema", self._path, "it is empty: no store was laid out in it")
             else:
                 self._look_at_schema()
+                self._look_at_label(store_id)
                 snapshot = self._snapshot(store_id)
         except StoreCorrupt as error:
             self._add("schema", self._path, error.reason)
@@ -113,6 +193,12 @@ class _Reader:
             sqlite_rows.create(empty)
             expected = _schema(empty)
         found = _schema(self._db)
+        # Nothing that a store needs, and it changes what is written, or read, behind its back.
+        for kind, name in self._db.execute(
+            "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
+        ).fetchall():
+            self._add("schema", name, f"it is a {kind}, which no store of ours has")
+            found.pop(name, None)
         for name, statement in expected.items():
             if name not in found:
                 self._add("schema", name, "it is missing")
@@ -122,9 +208,28 @@ class _Reader:
         if extra:
             self._notes.append(f"tables and indexes that are not ours: {', '.join(extra)}")
 
+    def _look_at_label(self, store_id: str) -> None:
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        try:
+            expected = sqlite_rows.label(store_id)
+        except ValueError:
+            self._add("schema", "meta", f"its store_id is {store_id!r}, which is none")
+            return
+        if found != expected:
+            reason = f"it is {found}, and {expected} by the store's id"
+            self._add("schema", "user_version", reason)
+
+    def _look_for_orphans(self) -> None:
+        for (number,) in self._db.execute(
+            "SELECT number FROM contents WHERE number NOT IN (SELECT number FROM messages)"
+            " ORDER BY number"
+        ).fetchall():
+            self._add("message", f"text {number}", "it is of a message that does not exist")
+
     def _snapshot(self, store_id: str) -> StoreSnapshot:
         messages = self._rows("messages", "message", self._message)
         changes = self._rows("changes", "revision", self._change)
+        self._look_for_orphans()
         seq = self._db.execute(
             "SELECT max(seq), count(*) FROM sqlite_sequence WHERE name = 'changes'"
         ).fetchone()
@@ -133,13 +238,13 @@ class _Reader:
             self._add("revision", "sqlite_sequence", "it no longer says which revision was last")
         trimmed = 0
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'trimmed'").fetchone():
-            trimmed = self._db.execute("SELECT max(revision) FROM trimmed").fetchone()[0] or 0
+            trimmed = _int(self._db.execute("SELECT max(revision) FROM trimmed").fetchone()[0] or 0)
         return StoreSnapshot(
             store_id=store_id,
             threads=tuple(self._rows("threads", "thread", _thread)),
             messages=tuple(messages),
             changes=tuple(changes),
-            revision=last if seq[0] is None else seq[0],
+            revision=last if seq[0] is None else _int(seq[0]),
             trimmed=trimmed,
         )
 
@@ -147,7 +252,7 @@ class _Reader:
         rows = []
         for row in self._db.execute(_SELECT[table]):
             try:
-                rows.append(read(row))
+                rows.append(well_formed(read(row)))
             except (StoreCorrupt, ValueError, TypeError, KeyError) as error:
                 reason = error.reason if isinstance(error, StoreCorrupt) else repr(error)
                 self._add("document", f"{what} {row[0]}", f"its row cannot be read: {reason}")
@@ -219,10 +324,10 @@ _SELECT = {
 
 
 def _thread(row: tuple[Any, ...]) -> ThreadRow:
-    found = sqlite_rows.thread_row(row)
-    _text(found.thread_id + found.title + found.metadata)
-    _int(found.created_us)
-    return found
+    modules = json.loads(row[2])
+    if not isinstance(modules, list):  # a str would be spelt out
+        raise TypeError(f"its modules are {modules!r}, no list")
+    return sqlite_rows.thread_row(row)
 
 
 def _text(value: Any) -> str:

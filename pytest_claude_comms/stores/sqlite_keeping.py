@@ -13,7 +13,14 @@ from ..clock import SECOND, SystemClock
 from . import rules
 from .reports import Progress, StoreSnapshot
 from .rules import ChangeRow, MessageRow
-from .sqlite_rows import Commit, SQLiteSnapshot, SQLiteTransaction, set_trimmed, status_of
+from .sqlite_rows import (
+    Commit,
+    SQLiteSnapshot,
+    SQLiteTransaction,
+    give_id,
+    set_trimmed,
+    status_of,
+)
 
 Writing: TypeAlias = Callable[[], AbstractContextManager[SQLiteTransaction]]
 
@@ -119,7 +126,7 @@ def trim_batch(tx: SQLiteTransaction, done: int, floor: int) -> tuple[int | None
     """Trim one batch of the changes after ``done`` and up to ``floor``.
 
     Returns how far it came, None if that is all, and how many it removed. Each batch leaves a
-    history that is trimmed somewhat further, so it may end after any of them.
+    history that is whole after the last one it removed, so it may end after any of them.
     """
     found = tx.db.execute(
         "SELECT c.revision, c.number, c.previous, c.status, m.status, m.revision, m.tail"
@@ -133,8 +140,10 @@ def trim_batch(tx: SQLiteTransaction, done: int, floor: int) -> tuple[int | None
     gone = [(each[0],) for each in found if not each[6] and not _outlives(tx, each)]
     before = tx.trimmed()  # it counts what is missing, too, so not after the next line
     tx.db.executemany("DELETE FROM changes WHERE revision = ?", gone)
-    if came > before:
-        set_trimmed(tx.db, came)
+    # Up to the last one that went, and no further: nobody who is past that misses any.
+    last = gone[-1][0] if gone else 0
+    if last > before:
+        set_trimmed(tx.db, last)
     return None if is_all else came, len(gone)
 
 
@@ -202,9 +211,11 @@ def _write_anew(tx: SQLiteTransaction) -> str | None:
 
 
 def back_up(snapshot: SQLiteSnapshot, path: str, progress: Progress) -> None:
-    """Copy what the open transaction sees into the empty file ``path``.
+    """Copy what the open transaction sees into the empty file ``path``, as a store of its own.
 
-    The transaction stays open, so the copy need not begin again whenever somebody commits.
+    Its id is a new one: restored, it gives the revisions that came after it once more, and a
+    pair of store id and revision must not mean two changes. The transaction stays open, so the
+    copy need not begin again whenever somebody commits.
     """
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as target:
@@ -214,6 +225,13 @@ def back_up(snapshot: SQLiteSnapshot, path: str, progress: Progress) -> None:
                 progress=lambda _, left, total: progress("writing", total - left, total),
                 sleep=0,
             )
+            target.execute("BEGIN IMMEDIATE")
+            give_id(target)
+            target.execute("COMMIT")
+            # Closing would do it too, but not say if it failed; and the log is deleted below.
+            (busy, *_) = target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise sqlite3.OperationalError("somebody has opened the unfinished backup")
     finally:
         for ending in ("-journal", "-wal", "-shm"):
             with suppress(OSError):

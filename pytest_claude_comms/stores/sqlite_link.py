@@ -184,6 +184,12 @@ class Link:
             pass
 
 
+def is_open_here(path: str) -> bool:
+    """Whether this process has a connection to that file, or inherited one."""
+    links = [*_links, *(link for link, _ in _inherited)]
+    return any(os.path.realpath(link.path) == os.path.realpath(path) for link in links)
+
+
 def uri_of(path: str, mode: str = "rw") -> str:
     """What SQLite takes to open a file that exists."""
     plain = path.replace(os.sep, "/")

@@ -124,6 +124,13 @@ def create(db: sqlite3.Connection) -> str:
     return store_id
 
 
+def give_id(db: sqlite3.Connection) -> None:
+    """Make it another store, in the transaction that is open."""
+    store_id = secrets.token_hex(16)
+    db.execute("UPDATE meta SET store_id = ?", (store_id,))
+    db.execute(f"PRAGMA user_version = {label(store_id)}")
+
+
 def identify(db: sqlite3.Connection, path: str) -> str | None:
     """The store's id, or None where nothing is laid out yet. Raises StoreCorrupt."""
     tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master ORDER BY name")]

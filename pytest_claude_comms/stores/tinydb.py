@@ -410,9 +410,9 @@ class TinyDBConversationStore(KeepingStore):
 
     def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
         with self._rewriting() as image:
-            floor = self._floor(image.state, keep)
-            removed = image.state.trim(floor)
-        return floor, removed, None
+            removed = image.state.trim(self._floor(image.state, keep))
+            trimmed = image.state.trimmed()
+        return trimmed, removed, None
 
     @contextmanager
     def _rewriting(self) -> Iterator[Image]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from ..clock import SECOND, SystemClock
 from ..errors import StoreCorrupt
 from . import rules, tinydb_image, values
-from .invariants import RESCUE
+from .invariants import RESCUE, well_formed
 from .journal import Contents, Journal, is_whole, read_file
 from .reports import Finding, FindingKind, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
@@ -132,7 +132,7 @@ class _Reader:
 
     def _snapshot(self, checkpoint: Checkpoint, contents: Contents | None) -> StoreSnapshot | None:
         content = checkpoint.content
-        threads = self._documents(content, "threads", tinydb_image.thread_in)
+        threads = self._documents(content, "threads", _thread_in)
         rows = self._documents(content, "messages", tinydb_image.message_in)
         messages = {row.message_id: row for row in rows}
         for message_id, count in Counter(row.message_id for row in rows).items():
@@ -142,6 +142,9 @@ class _Reader:
         meta = content[META]["1"]
         try:
             revision, trimmed = int(meta["revision"]), checkpoint.trimmed
+            for name, last in meta["last_ids"].items():
+                if not isinstance(last, int):
+                    raise TypeError(f"the last id of {name!r} is {last!r}")
         except NONSENSE as error:
             self._add("document", self._path, f"its table {META!r} is damaged ({error!r})")
             return None
@@ -171,7 +174,7 @@ class _Reader:
         rows = []
         for number, document in content.get(table, {}).items():
             try:
-                rows.append(read(document))
+                rows.append(well_formed(read(document)))
             except NONSENSE as error:
                 thing = f"document {number} of table {table!r}"
                 self._add("document", thing, f"it cannot be read: {error!r}")
@@ -181,7 +184,10 @@ class _Reader:
 
     def _look_at_deadlines(self, content: dict[str, Any], messages: dict[str, MessageRow]) -> None:
         for document in content.get("messages", {}).values():
-            row = messages.get(document.get("message_id", ""))
+            if not isinstance(document, dict):  # found already
+                continue
+            message_id = document.get("message_id")
+            row = messages.get(message_id) if isinstance(message_id, str) else None
             if row is None or row.revision != document.get("revision"):
                 continue
             expected = tinydb_image.message_document(row)["deadline_at"]
@@ -190,6 +196,12 @@ class _Reader:
                     "deadline", f"message {row.message_id}",
                     f"it says {document.get('deadline_at')}, and its deadline is {expected}",
                 )  # fmt: skip
+
+
+def _thread_in(document: dict[str, Any]) -> ThreadRow:
+    if not isinstance(document["modules"], list):  # a str would be spelt out
+        raise TypeError(f"its modules are {document['modules']!r}, no list")
+    return tinydb_image.thread_in(document)
 
 
 class _Replay:
@@ -208,14 +220,14 @@ class _Replay:
         count = 0
         for op in ops:
             if "thread" in op:
-                self._threads.append(tinydb_image.unpack_thread(op["thread"]))
+                self._threads.append(well_formed(tinydb_image.unpack_thread(op["thread"])))
             elif "message" in op:
-                row = tinydb_image.unpack_message(op["message"])
+                row = well_formed(tinydb_image.unpack_message(op["message"]))
                 self._rows[row.message_id] = row
                 self._changes.append(replace(rules.created(row), revision=row.revision))
                 count += 1
             elif "change" in op:
-                self._change(tinydb_image.unpack_change(op["change"]))
+                self._change(well_formed(tinydb_image.unpack_change(op["change"])))
                 count += 1
         return count
 

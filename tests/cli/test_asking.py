@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_claude_comms import ConversationStore, Message
-from pytest_claude_comms.cli.asking import _tools
+from pytest_claude_comms.cli.asking import _tools, _variables
+from pytest_claude_comms.cli.exits import CommandError
 from pytest_claude_comms.testing import FakeClock, ScriptedClaude
 from tests.cli.conftest import Run, Shell, Valid
 from tests.cli.terminal import terminal
@@ -213,3 +214,27 @@ def test_into_a_file_nothing_but_the_answer(
         result = shell(*argv)
     assert (result.code, result.out) == (0, "_key, _from\n")
     assert "\x1b" not in result.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nowhere", "hi"],
+        [".", " "],
+        [".", "hi", "--claude", "./none"],
+        [".", "hi", "--env", "NONE_SUCH"],
+    ],
+)
+def test_what_is_mistyped_makes_no_store(shell: Shell, tmp_path: Path, words: list[str]) -> None:
+    result = shell("ask", *words, "--store", "sqlite:///new.db")
+    assert result.code in (1, 2)
+    assert "command=" not in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_variables_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_URL", "here")
+    assert _variables(("DB_URL", "A=b=c", "E=")) == {"DB_URL": "here", "A": "b=c", "E": ""}
+    for wrong in ("=x", "NONE_SUCH"):
+        with pytest.raises(CommandError, match=wrong):
+            _variables((wrong,))

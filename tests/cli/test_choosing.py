@@ -269,3 +269,62 @@ def test_a_broken_project_file_of_somebody_else_is_not_our_business(run: Run) ->
     Path("pyproject.toml").write_text("[tool.claude-comms\nbroken")
     assert run("threads").code == 2
     assert titles(run, "--store", "a.db") == ["mine"]
+
+
+# -- what a reviewer found
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("d.db", "sqlite"), ("d.sqlite", "sqlite"), ("d.sqlite3", "sqlite"), ("d.json", "tinydb")],
+)
+def test_the_ending_says_what_a_new_store_is(
+    folder: Path, name: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose(name, create=True) == f"{scheme}:///{folder}/{name}"
+    monkeypatch.setenv("CLAUDE_COMMS_STORE", name)
+    assert choose(create=True) == f"{scheme}:///{folder}/{name}"
+    with pytest.raises(CommandError, match="for a new one say which kind"):
+        choose("d.store", create=True)
+
+
+def test_who_makes_none_is_told_who_named_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run("threads", "--store", "x.db").err
+    assert "as 'x.db' says; 'ask', 'replay' and 'demo' make one" in said
+    Path("pyproject.toml").write_text('[tool.claude-comms]\nstore = "y.db"\n')
+    assert f"store = 'y.db' in {os.path.abspath('pyproject.toml')}" in run("threads").err
+    monkeypatch.setenv("CLAUDE_COMMS_STORE", "z.db")
+    assert "CLAUDE_COMMS_STORE='z.db'" in run("threads").err
+    assert run("threads", "--store", "").code == 2
+
+
+@pytest.mark.parametrize("argv", READING)
+@pytest.mark.parametrize(
+    "text",
+    ["\n", '{"claude_comms": {}, "a": {"1": {"a": 1}}}', '{"claude_comms": {}, "a": "store_id"}'],
+)
+def test_what_opening_would_take_over_is_refused(run: Run, argv: list[str], text: str) -> None:
+    Path("a.json").write_text(text)
+    assert run(*argv, "--store", "tinydb:///a.json").code == 6
+    assert os.listdir() == ["a.json"]
+    assert Path("a.json").read_text() == text
+
+
+def test_a_store_whose_table_is_not_the_first_is_ours(run: Run) -> None:
+    make("tinydb:///a.json", "mine")
+    content = json.loads(Path("a.json").read_text())
+    Path("a.json").write_text(json.dumps({"first": {}, **content}))
+    assert titles(run, "--store", "tinydb:///a.json") == ["mine"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
+def test_a_fifo_hangs_nobody(run: Run) -> None:
+    os.mkfifo("pyproject.toml")
+    assert run("threads").code == 2
+    for name in ("pyproject.toml", "sqlite:///pyproject.toml", "tinydb:///pyproject.toml"):
+        assert "no regular file" in run("threads", "--store", name).err
+
+
+def test_a_project_file_that_nests_too_deep(run: Run) -> None:
+    Path("pyproject.toml").write_text("[tool.claude-comms]\nx = " + "[" * 100_000)
+    assert run("threads").code == 2

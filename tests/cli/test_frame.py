@@ -337,3 +337,55 @@ def test_the_shell_is_that_of_the_environment(run: Run, monkeypatch: pytest.Monk
 def test_it_completes(shell: Shell, words: str, place: str, found: list[str]) -> None:
     result = shell(_CLAUDE_COMMS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
     assert sorted(line.partition(",")[2] for line in result.out.splitlines()) == sorted(found)
+
+
+# -- what Ctrl-C, closed streams and a strange environment must not do
+
+
+def test_a_ctrl_c_that_python_could_only_ignore_is_not_lost(
+    run: Run, store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import contextlib
+    import signal
+
+    from pytest_claude_comms.cli import asking
+
+    def swallows(*args: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(asking, "_check", swallows)
+        assert run("ask", str(tmp_path), "hi", store=store).code == 130
+        assert store.messages() == []
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no /dev/full")
+@pytest.mark.parametrize("aside", ["2>/dev/full", "2>&-"])
+def test_an_exit_code_needs_no_standard_error(tmp_path: Path, aside: str) -> None:
+    words = f'"{sys.executable}" -m pytest_claude_comms.cli status --store none.db {aside}'
+    done = subprocess.run(
+        words, shell=True, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stdout) == (6, b"")
+
+
+@pytest.mark.parametrize("words", [{}, {"COMP_WORDS": "x", "COMP_CWORD": "y"}])
+def test_a_completion_that_no_shell_asked_for_is_quiet(shell: Shell, words: dict[str, str]) -> None:
+    result = shell(_CLAUDE_COMMS_COMPLETE="bash_complete", **words)
+    assert (result.code, result.err) == (2, "")
+
+
+def test_debug_shows_no_escape_sequence(shell: Shell, tmp_path: Path) -> None:
+    result = shell("status", "--debug", "--store", "\x1b]0;x\x07.db")
+    assert result.code == 6
+    assert "Traceback" in result.err
+    assert "\x1b" not in result.err
+
+
+def test_the_way_out_is_one_of_the_command_line() -> None:
+    assert exits.words(ClaudeNotFound("c", "why")).endswith("or say where it is with --claude PATH")

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_claude_comms import ConversationStore, open_store
 from pytest_claude_comms.cli.keeping import Keep
+from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.testing import FakeClock
 from tests.cli.conftest import Run, Shell, Valid
 from tests.stores.keeping_kit import everything, file_stores, fill
@@ -76,6 +77,7 @@ def test_backup(store: ConversationStore, here: Path, run: Run, valid: Valid) ->
     again = run("backup", "b", store=store)
     assert (again.code, again.out) == (6, "")
     assert "exists already" in again.err
+    assert "--overwrite" in again.err
     over = run("backup", "b", "--overwrite", store=store)
     assert over.code == 0
     assert f"backed up {store.url}" in over.out
@@ -120,6 +122,18 @@ def test_check_of_a_damaged_store(here: Path, run: Run, valid: Valid, shell: She
     assert sorted(os.listdir(here)) == ["s.db", "s.db.lock"]
 
 
+def test_an_id_forges_no_line(here: Path, run: Run) -> None:
+    evil = "x\nsqlite:///s.db: all in order (1 thread, 1 message, 1 change, revision 1)"
+    with open_store("sqlite:///s.db") as store:
+        store.add_message(store.create_thread("t"), "m", "hi", status="pending", message_id=evil)
+    with closing(sqlite3.connect("s.db", isolation_level=None)) as db:
+        db.execute("UPDATE messages SET status = 'complete', deadline_us = NULL")
+    done = run("check")
+    assert done.code == 6
+    assert not [line for line in done.out.splitlines() if "all in order" in line[:40]]
+    assert "message x\\nsqlite" in done.out
+
+
 def test_check_explains_what_only_looks_wrong(here: Path, run: Run, valid: Valid) -> None:
     with open_store("tinydb:///s.json") as store:
         fill(store)
@@ -145,14 +159,17 @@ def test_compact(store: ConversationStore, clock: FakeClock, run: Run, valid: Va
     done = run("compact", "--keep", "10", "--json", store=store)
     assert done.code == 0
     valid(done.document)
-    assert done.document["trimmed"] == last - 10
+    assert 0 < done.document["trimmed"] <= last - 10
     clock.advance(3_601)
     words = run("compact", "--keep", "1h", store=store)
     assert words.code == 0
-    assert f"history trimmed up to revision {last}; " in words.out
+    trimmed = check_store(store).trimmed
+    assert f"history trimmed up to revision {trimmed}; " in words.out
     assert run("compact", store=store).code == 2
-    for keep in ("-1", "1x", "", "soon"):
-        assert run("compact", "--keep", keep, store=store).code == 2
+    for keep in ("-1", "1.5", "3x", "", "soon"):
+        wrong = run("compact", "--keep", keep, store=store)
+        assert wrong.code == 2
+        assert f"{keep!r} is no number of changes and no span: 1000, 12h, 30d" in wrong.err
     assert store.cursor() == last
 
 

@@ -87,7 +87,9 @@ def test_wrong_use(store: ConversationStore, run: Run, tmp_path: Path) -> None:
     assert run("replay", str(bad), store=store).code == 1
     assert "no whole transcript" in run("replay", str(bad), store=store).err
     assert run("replay", str(tmp_path / "none.jsonl"), store=store).code == 1
-    for speed in ("0", "-1", "nan", "fast"):
+    assert run("replay", SLOW, "--title", "\udcff", store=store).code == 2
+    assert run("replay", "\udcff.jsonl", store=store).code == 2
+    for speed in ("0", "-1", "nan", "fast", "1e-320"):
         assert run("replay", SLOW, "--speed", speed, store=store).code == 2
     assert run("replay", SLOW, "--thread", "none", store=store).code == 3
     assert store.threads() == []

@@ -476,3 +476,40 @@ def test_a_change_from_before_the_first_message(store: ConversationStore, clock:
     early = replace(found.changes[1], at=found.changes[0].at - timedelta(seconds=3))
     found = replace(found, changes=(found.changes[0], early))
     assert set(bars(found, clock.now(), 80)[1][3]) == {"="}
+
+
+def test_what_is_overdue_is_said_to_be(
+    run: Run, store: ConversationStore, clock: FakeClock
+) -> None:
+    store.create_thread(thread_id="t")
+    store.add_message("t", "m", status="pending", message_id="late", timeout=5)
+    store.add_message("t", "m", status="pending", message_id="free")
+    clock.advance(6)
+    for command in ("show", "timeline"):
+        said = run(command, "t", store=store)
+        assert "its deadline has passed: 'claude-comms expire' settles it" in said.out + said.err
+        assert "no deadline" in said.out + said.err
+    assert "stalled" not in run("pending", "--stalled-after", "5m", store=store).out
+    assert run("pending", "--stalled-after", "nan", store=store).code == 2
+
+
+def test_a_long_block_of_code_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+    from rich.markdown import CodeBlock
+
+    from pytest_claude_comms.cli.markdown import _Markdown
+
+    seen: list[str] = []
+
+    def highlight(self: CodeBlock, *_: object) -> tuple[()]:
+        seen.append(str(self.text))
+        return ()
+
+    monkeypatch.setattr(CodeBlock, "__rich_console__", highlight)
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(_Markdown("```perl\n" + "s{" * 16_000 + "\n```"))
+    assert seen == []
+    assert shown.get().count("s{") > 15_000
+    console.print(_Markdown("```perl\ns{\n```"))
+    assert len(seen) == 1

@@ -84,7 +84,7 @@ def test_a_signal_cancels_the_answer(
     found = answer(store)
     assert found is not None
     assert (found.status, found.content) == ("cancelled", STARTED)
-    assert found.error == f"cancelled: {said}"
+    assert found.error == said
     assert found.metadata["session_id"]
     nothing_is_left(claude, store)
     assert run("pending", store=store).out == ""
@@ -266,7 +266,7 @@ def test_whoever_stops_reading_ends_the_run(
     found = answer(store)
     assert found is not None
     assert found.status == "cancelled"
-    assert found.error == "cancelled: whoever read the answer has stopped reading"
+    assert found.error == "whoever read the answer has stopped reading"
     nothing_is_left(claude, store)
 
 
@@ -288,7 +288,7 @@ def test_output_that_cannot_be_written_ends_the_run(
     assert b"No space left on device" in asked.stderr
     found = answer(store)
     assert found is not None
-    assert found.error == "cancelled: the answer could not be printed: No space left on device"
+    assert found.error == "the answer could not be printed: No space left on device"
     nothing_is_left(claude, store)
 
 

@@ -323,3 +323,16 @@ def test_what_may_be_done(
         monkeypatch.setenv(name, value)
     out = Output(**options)
     assert (out.has_colour, out.is_live, out.is_live_aside) == expected
+
+
+@needs_terminal
+@pytest.mark.parametrize("columns", ["0", "99999999999999999999"])
+def test_columns_of_the_environment_may_say_anything(filled: Path, columns: str) -> None:
+    result = in_terminal(["show", "t"], filled, variables={"COLUMNS": columns})
+    assert result.code == 0
+    assert "bold" in COLOUR.sub("", result.out)
+
+
+def test_no_cursor_is_hidden_that_a_signal_would_leave_so() -> None:
+    for console in (Output().console, Output().console_aside):
+        assert console.show_cursor(False) is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -197,3 +198,21 @@ def test_time_never_goes_back(spans: list[tuple[float, float | None]]) -> None:
     assert ticks
     assert len(ticks) < 40
     assert [place for place, _ in ticks] == sorted(place for place, _ in ticks)
+
+
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm", ".lock"])
+def test_the_store_that_it_shows_is_not_written_over(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_claude_comms import open_store
+    from pytest_claude_comms.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with open_store("sqlite:///a.db") as store:
+        store.create_thread("t", thread_id="t")
+    argv = ["timeline", "t", "--store", "a.db", "--html"]
+    assert main([*argv, f"a.db{ending}"]) == 2
+    assert main([*argv, "page.html"]) == 0
+    assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0
+    with open_store("sqlite:///a.db") as store:
+        assert len(store.threads()) == 1

@@ -205,3 +205,13 @@ def test_in_a_process_of_its_own(store: ConversationStore, thread: str, shell: S
     assert shell("cancel", "m", "--store", store.url).code == 0
     assert shell("wait", "m", "--store", store.url).code == 5
     assert shell("expire", "--store", store.url).err == "nothing is overdue\n"
+
+
+def test_what_cannot_be_stored_is_wrong_use(
+    store: ConversationStore, thread: str, run: Run
+) -> None:
+    store.add_message(thread, "arangodb", message_id="m", status="pending")
+    assert run("cancel", "m", "--reason", "\udcff", store=store).code == 2
+    for given in ("", "a" * 1_001, "\udcff"):
+        assert run("wait", "--may-come", given, "--timeout", "0", store=store).code == 2
+    assert store.get_message("m").status == "pending"

@@ -287,3 +287,32 @@ def test_the_error_of_an_ask_is_not_replaced_by_one_of_its_end(
         ask_module(store, "m", module, "q", **options)
     clock.run_until_idle()
     assert [m.status for m in store.messages()] == ["complete", "cancelled"]
+
+
+# -- text that waits to be stored
+
+
+def test_a_cancelled_run_stores_the_text_that_it_has_told(
+    store: ConversationStore, claude: ScriptedClaude, ask: Ask, clock: FakeClock
+) -> None:
+    claude.ignores_term().goes_silent(text="told", after=1)
+    reply: list[Reply] = []
+
+    def give_up(update: object) -> None:
+        if getattr(update, "kind", "") == "text" and reply:
+            reply[0]._answering.cancel("Ctrl-C")
+
+    reply.append(ask(wait=False, on_update=give_up, grace=5))
+    reply[0].wait()
+    answer = reply[0].answer
+    assert (answer.status, answer.content, answer.error) == ("cancelled", "told", "Ctrl-C")
+    (last,) = [each for each in store.changes() if each.append]
+    assert last.status == "cancelled", "in one commit"
+
+
+def test_text_shortly_before_the_deadline_is_stored(
+    claude: ScriptedClaude, ask: Ask, clock: FakeClock
+) -> None:
+    claude.goes_silent(text="told", after=1.96)
+    reply = ask(timeout=2)
+    assert (reply.answer.status, reply.answer.content) == ("timeout", "told")

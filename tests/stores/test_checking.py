@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore, StoreError, open_store
+from pytest_claude_comms import ConversationStore, StoreBusy, StoreError, open_store
 from pytest_claude_comms.stores import sqlite_check
 from pytest_claude_comms.stores.checking import check_store
+from pytest_claude_comms.stores.files import FileLock
 from pytest_claude_comms.stores.reports import CheckReport
 from tests.stores.keeping_kit import every_store, everything, file_stores, fill, posix, run
 from tests.stores.test_copying import _WRITE
@@ -426,6 +427,35 @@ def test_a_file_that_is_none(
         (["UPDATE threads SET title = CAST(x'ff' AS TEXT)"], "document", "cannot be read"),
         (["UPDATE threads SET modules = '{'"], "document", "cannot be read"),
         (["UPDATE changes SET at_us = 'noon' WHERE revision = 2"], "document", "whole number"),
+        (["UPDATE changes SET at_us = 1.5 WHERE revision = 2"], "document", "whole number"),
+        ([f"UPDATE changes SET at_us = {10**18} WHERE revision = 2"], "document", "out of range"),
+        (["UPDATE messages SET created_us = -1"], "document", "out of range"),
+        (["UPDATE messages SET created_us = created_us + 1"], "message", "time of creation"),
+        ([f"UPDATE messages SET expires_us = {9 * 10**18}"], "document", "out of range"),
+        (["UPDATE threads SET modules = '[1, null]'"], "document", "modules[0]"),
+        (["UPDATE threads SET modules = '\"abc\"'"], "document", "no list"),
+        (["UPDATE threads SET modules = '5'"], "document", "no list"),
+        (["UPDATE threads SET title = x'1b5d'"], "document", "title must be a str"),
+        (["UPDATE messages SET error = x'1b5d'"], "document", "error must be a str"),
+        (["UPDATE messages SET metadata = '{\"a\": NaN}'"], "document", "has NaN"),
+        (["UPDATE changes SET metadata = '{\"a\": 1e400}'"], "document", "JSON cannot hold"),
+        (["PRAGMA user_version = 5"], "schema", "user_version: it is 5"),
+        (["UPDATE meta SET store_id = 'zz'"], "schema", "which is none"),
+        (["INSERT INTO contents VALUES (9999, 1, 'ghost')"], "message", "text 9999: it is of a"),
+        (
+            ["CREATE TRIGGER x AFTER UPDATE ON messages BEGIN DELETE FROM changes; END"],
+            "schema",
+            "x: it is a trigger",
+        ),
+        (["CREATE VIEW v AS SELECT 1"], "schema", "v: it is a view"),
+        (
+            [
+                "CREATE TABLE trimmed (revision INTEGER NOT NULL)",
+                "INSERT INTO trimmed VALUES (9999)",
+            ],
+            "revision",
+            "said to be trimmed",
+        ),
     ],
 )
 def test_rows_and_tables(sqlite_file: Path, statements: list[str], kind: str, said: str) -> None:
@@ -529,6 +559,48 @@ def test_a_json_file_that_is_none(
     assert any(said in line for line in found[kind]), found
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("messages", "1", "content"), 5),
+        (("messages", "1"), 5),
+        (("messages", "1", "thread_id"), []),
+        (("messages", "1", "error"), 5),
+        (("messages", "1", "module_name"), None),
+        (("messages", "1", "module_name"), "\ud800"),
+        (("messages", "1", "expires_us"), "soon"),
+        (("messages", "1", "stall_us"), "x"),
+        (("messages", "1", "stall_us"), 10**18),
+        (("messages", "1", "metadata"), {"a": float("inf")}),
+        (("messages", "1", "created_at"), "2026-01-01T00:00:00"),
+        (("messages", "1", "created_at"), "2029-01-01T00:00:00+00:00"),
+        (("threads", "1", "modules"), "abc"),
+        (("threads", "1", "modules"), [1, None]),
+        (("threads", "1", "title"), 7),
+        (("changes", "2", "revision"), "2"),
+        (("changes", "2", "revision"), True),
+        (("changes", "2", "content_length"), "5"),
+        (("changes", "2", "append"), 5),
+        (("changes", "2", "message_id"), ["m"]),
+        (("claude_comms", "1", "trimmed"), 999),
+        (("claude_comms", "1", "trimmed"), "x"),
+        (("claude_comms", "1", "last_ids"), 5),
+    ],
+)
+def test_values_of_another_type(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
+    path = tmp_path / "s"
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        seed(store)
+
+    def plant(content: Any) -> None:
+        for key in place[:-1]:
+            content = content[key]
+        content[place[-1]] = value
+
+    Hand("tinydb", path).edit(plant)
+    assert check_store(f"tinydb:///{path}").findings
+
+
 def test_a_message_that_is_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with open_store(f"tinydb:///{path}", durability="process") as store:
@@ -607,3 +679,43 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     monkeypatch.setattr(sqlite_check._Reader, "read", read)
     assert check_store(f"sqlite:///{sqlite_file}").findings == ()
     assert len(looks) == 2
+
+
+def test_a_file_that_never_rests_is_checked_in_a_copy(
+    sqlite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the lock of those who write, which is then free again."""
+    real = sqlite_check._Reader.read
+    looks: list[str] = []
+
+    def read(self: Any) -> Any:
+        looks.append(self._db.execute("PRAGMA database_list").fetchone()[2])
+        if looks[-1] == str(sqlite_file):
+            os.utime(sqlite_file, ns=(len(looks), len(looks)))
+            return None, ["nonsense"], []
+        return real(self)
+
+    monkeypatch.setattr(sqlite_check._Reader, "read", read)
+    assert check_store(f"sqlite:///{sqlite_file}").findings == ()
+    assert str(sqlite_file) not in looks[-1]
+    assert not os.path.exists(looks[-1])
+    assert sorted(os.listdir(sqlite_file.parent)) == ["s", "s.lock"]
+    with open_store(f"sqlite:///{sqlite_file}", durability="process") as store:
+        store.create_thread()
+
+
+def test_a_file_that_cannot_be_checked(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(self: Any) -> Any:
+        os.utime(sqlite_file)
+        return None, ["nonsense"], []
+
+    monkeypatch.setattr(sqlite_check._Reader, "read", read)
+    monkeypatch.setattr(sqlite_check, "_PATIENCE_US", 50_000)
+    lock = FileLock(f"{sqlite_file}.lock")
+    lock.try_acquire()
+    try:
+        with pytest.raises(StoreBusy, match="could not be checked: it is being written"):
+            check_store(f"sqlite:///{sqlite_file}")
+    finally:
+        lock.release()
+        lock.close()
