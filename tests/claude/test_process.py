@@ -628,9 +628,9 @@ def test_who_keeps_writing_into_the_pipe_cannot_hold_it_either(claude: Claude) -
     loop = "import os\nwhile True: os.write(1, b'y' * 4096)"
     with claude(f"say('mine'); child({loop!r}, start_new_session=True)") as process:
         assert read_all(process).startswith(b"mine")
-        # What came before its exit was seen does not count: that takes as long as it takes.
-        assert process._most is not None
-        assert process.bytes_read - process._most < 4 << 20
+        # Ended by how much came, and not by the second that it has: how much more comes until
+        # the writer is found and killed is up to the machine.
+        assert process._hurried
         assert descendants.find(None, process._started().token) == set()
 
 
