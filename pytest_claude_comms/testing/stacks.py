@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
 import traceback
 from pathlib import Path
+from types import FrameType
 
 from .. import clock
 
@@ -14,6 +16,7 @@ _MOST_FRAMES = 8
 _MACHINERY = ("_pytest", "pluggy", "pytest")
 _CLOCK = clock.__file__
 _WAITS = ("wait", "sleep", "pause", "join")
+_ONE_AT_A_TIME = threading.Lock()
 _OURS = {
     str(Path(__file__).with_name(f"{room}.py"))
     for room in (
@@ -25,8 +28,7 @@ _OURS = {
 
 def stack_of(thread: threading.Thread | None) -> str:
     """The innermost frames of a thread's own code, innermost last, a line each."""
-    ident = None if thread is None else thread.ident
-    frame = None if ident is None else sys._current_frames().get(ident)
+    frame = _frame_of(thread)
     if frame is None:
         return "    (it has no thread yet)"
     frames = [each for each in traceback.extract_stack(frame) if not _is_machinery(each.filename)]
@@ -38,13 +40,29 @@ def stack_of(thread: threading.Thread | None) -> str:
 
 def waits_on_system_clock(thread: threading.Thread | None) -> bool:
     """Whether a thread is in a wait of our ``SystemClock``."""
-    ident = None if thread is None else thread.ident
-    frame = None if ident is None else sys._current_frames().get(ident)
+    frame = _frame_of(thread)
     while frame is not None:
         if frame.f_code.co_filename == _CLOCK and frame.f_code.co_name in _WAITS:
             return True
         frame = frame.f_back
     return False
+
+
+def _frame_of(thread: threading.Thread | None) -> FrameType | None:
+    ident = None if thread is None else thread.ident
+    if ident is None:
+        return None
+    # Older Pythons (3.11.7 is one) hold a lock of the interpreter while they make these frames. If
+    # garbage is collected meanwhile and a `threading.local` is in it, its end asks for that lock
+    # again and all threads stand still for ever: https://github.com/python/cpython/issues/106883.
+    with _ONE_AT_A_TIME:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames().get(ident)
+        finally:
+            if collects:
+                gc.enable()
 
 
 def _is_machinery(filename: str) -> bool:

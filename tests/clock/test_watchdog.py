@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
@@ -15,6 +18,7 @@ from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
 from pytest_claude_comms.testing.scheduler import Scheduler
+from pytest_claude_comms.testing.stacks import stack_of
 from pytest_claude_comms.testing.watchdog import Watchdog
 
 WATCHDOG = 0.3
@@ -237,3 +241,25 @@ def test_work_outside_says_what_it_does_when_it_is_asked(clock: FakeClock) -> No
     done[0] = "half"
     with pytest.raises(ClockDeadlock, match=r"^a child that has done half has not come back"):
         clock.advance(1)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_garbage_is_collected_while_python_lists_its_frames(
+    monkeypatch: pytest.MonkeyPatch, collects: bool
+) -> None:
+    """With a `threading.local` in that garbage Python 3.11.7 stands still for ever."""
+    seen: list[bool] = []
+    frames = sys._current_frames
+
+    def looked() -> dict[int, FrameType]:
+        seen.append(gc.isenabled())
+        return frames()
+
+    monkeypatch.setattr(sys, "_current_frames", looked)
+    if not collects:
+        gc.disable()
+    try:
+        assert "test_no_garbage" in stack_of(threading.current_thread())
+        assert (seen, gc.isenabled()) == ([False], collects), "and as before afterwards"
+    finally:
+        gc.enable()
