@@ -35,11 +35,16 @@ def look(path: str) -> Found:
     """
     for _ in range(_TRIES):
         before = _files(path)
-        with _opened(path, before) as (db, is_frozen):
-            found = _Reader(db, path).read()
+        try:
+            with _opened(path, before) as (db, is_frozen):
+                found = _Reader(db, path).read()
+        except FileNotFoundError:
+            if os.path.exists(path):
+                continue  # its log was there, and went away before it was copied
+            raise
         # A file that nobody had open was read as if it could not change: then it must not have.
-        # And where the log came or went meanwhile, what looks wrong may come from that.
-        if _files(path) == before or not (is_frozen or found[1]):
+        # And where the log comes and goes, what looks wrong may come from that.
+        if _files(path) == before if is_frozen else not found[1]:
             return found
         # As long as this process has it open, its log neither comes nor goes.
         if not is_frozen and sqlite_link.is_open_here(path):

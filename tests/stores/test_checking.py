@@ -172,6 +172,29 @@ def test_a_log_alone(store: ConversationStore, tmp_path: Path) -> None:
     assert state_of(tmp_path) == before
 
 
+@pytest.mark.claude_comms(stores=["sqlite"])
+def test_a_log_that_goes_while_it_is_copied(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last who had the store open put its log into its file, and left."""
+    fill(store)
+    path = store.url.partition("///")[2]
+    for ending in ("", "-wal"):
+        shutil.copy(f"{path}{ending}", tmp_path / f"s{ending}")
+    copyfile = shutil.copyfile
+
+    def leaves(source: str, target: str) -> str:
+        if source.endswith("s-wal"):
+            with closing(sqlite3.connect(tmp_path / "s")) as last:
+                last.execute("SELECT count(*) FROM messages").fetchall()
+        return copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", leaves)
+    report = check_store(f"sqlite:///{tmp_path}/s")
+    assert (report.findings, report.revision) == ((), store.cursor())
+    assert not os.path.exists(tmp_path / "s-wal")
+
+
 # -- what is common to both
 
 
