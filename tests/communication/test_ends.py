@@ -16,17 +16,20 @@ from pytest_claude_comms import (
     ConversationStore,
     MemoryConversationStore,
     SQLiteConversationStore,
+    SystemClock,
     ask_module,
     ask_module_async,
+    open_store,
 )
 from pytest_claude_comms import answering as answering_module
 from pytest_claude_comms.answering import Answering
 from pytest_claude_comms.claude import process as process_module
 from pytest_claude_comms.claude.process import running
+from pytest_claude_comms.clock import SECOND
 from pytest_claude_comms.communication import Reply
 from pytest_claude_comms.testing import FakeClock
 from pytest_claude_comms.testing.scripted_claude import ScriptedClaude
-from tests.communication.conftest import Ask
+from tests.communication.conftest import Ask, url_of
 from tests.communication.kit import MARK, marked, runner_threads, until, write_claude
 
 # -- a run that has given its result
@@ -82,8 +85,21 @@ def test_broken_it_would_be_seen_that_the_deadline_is_not_minded(
 # -- a run that prints faster than it can be read
 
 
+class _Leaping(SystemClock):
+    """Real time, and a leap of it: a machine takes as long as it takes to start a process."""
+
+    ahead_us = 0
+
+    def now_us(self) -> int:
+        return super().now_us() + self.ahead_us
+
+    def monotonic_us(self) -> int:
+        return super().monotonic_us() + self.ahead_us
+
+
+@pytest.mark.parametrize("backend", ["tinydb", "sqlite"])
 def test_a_run_that_floods_is_ended_at_its_deadline(
-    real_store: ConversationStore, folder: Path, module: Path, mark: str,
+    backend: str, tmp_path: Path, folder: Path, module: Path, mark: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """However much has piled up: the message is looked at between any two pieces of output."""
@@ -95,10 +111,16 @@ def test_a_run_that_floods_is_ended_at_its_deadline(
         while True:
             raw(piece)
     """)]  # fmt: skip
-    reply = ask_module(
-        real_store, "marker", module, "q", command=command, env={MARK: mark}, grace=0, timeout=3
-    )
-    assert (reply.answer.status, reply.answer.content) == ("timeout", "abc")
+    clock = _Leaping()
+    with open_store(url_of(backend, tmp_path), clock=clock, durability="process") as store:
+        reply = ask_module(
+            store, "marker", module, "q",
+            command=command, env={MARK: mark}, grace=0, timeout=600, wait=False,
+        )  # fmt: skip
+        assert until(lambda: store.get_message(reply.answer).content == "abc", patience=60)
+        clock.ahead_us = 600 * SECOND
+        reply.wait(timeout=600)
+        assert (reply.answer.status, reply.answer.content) == ("timeout", "abc")
     assert marked(mark) == []
 
 
