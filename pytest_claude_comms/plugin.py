@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .polling import MessagePoller
     from .stores.base import ConversationStore, Durability
     from .testing.fake_clock import FakeClock
+    from .testing.faults import Faults
     from .testing.matrix import Settings, StoreChoice
     from .testing.recording import Recordings
     from .testing.scripted_claude import ScriptedClaude
@@ -52,6 +53,7 @@ _LEAKS = pytest.StashKey[Leaks]()
 _EXIT = pytest.StashKey[ExitStack]()
 _STORE = pytest.StashKey["ConversationStore"]()
 _CLOCK = pytest.StashKey["FakeClock"]()
+_FAULTS = pytest.StashKey["Faults"]()
 _RECORDINGS = pytest.StashKey["Recordings"]()
 _PASSED = pytest.StashKey[bool]()
 _RECORDED = pytest.StashKey[list[dict[str, str]]]()
@@ -367,23 +369,54 @@ def claude(claude_comms_claude: ScriptedClaude) -> ScriptedClaude:
     return claude_comms_claude
 
 
+@pytest.fixture
+def claude_comms_faults(request: pytest.FixtureRequest) -> Iterator[Faults]:
+    """See ``faults``."""
+    from .testing.faults import Faults
+
+    clock = None
+    if "claude_comms_clock" in request.fixturenames or _CLOCK in request.node.stash:
+        clock = request.getfixturevalue("claude_comms_clock")
+    if "claude_comms_store" in request.fixturenames:  # so it is closed after all is undone
+        request.getfixturevalue("claude_comms_store")
+    request.node.stash[_FAULTS] = faults = Faults(clock)
+    try:
+        yield faults
+    finally:
+        faults.undo()
+    if request.node.stash.get(_PASSED, False) and (unmet := faults.unmet()):
+        pytest.fail("\n".join(unmet), pytrace=False)
+
+
+@pytest.fixture
+def faults(claude_comms_faults: Faults) -> Faults:
+    """Lets things go wrong by real means: ``faults.busy(store, for_=3)``, ``faults.delete(store)``.
+
+    Each fault is undone at the end of the test, and the page of a failure tells of it. A fault
+    that nobody met fails the test.
+    """
+    return claude_comms_faults
+
+
 # -- failures, leaks, the report
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     clock = item.stash.get(_CLOCK, None)
-    if clock is None:
-        return (yield)
-    with clock.watched(True):
-        return (yield)
+    try:
+        with nullcontext() if clock is None else clock.watched(True):
+            return (yield)
+    finally:  # before the page of a failure is made: it reads the store
+        if _FAULTS in item.stash:
+            item.stash[_FAULTS].undo()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     item.config.stash[_LEAKS].adopt()
     keys: tuple[pytest.StashKey[Any], ...] = (
-        *(_STORE, _CLOCK, _LEFT, _RUNS, _FAILED),
+        *(_STORE, _CLOCK, _FAULTS, _LEFT, _RUNS, _FAILED),
         *(_RECORDINGS, _PASSED, _RECORDED),
     )
     for key in keys:  # an item that is run again starts anew
@@ -436,6 +469,9 @@ def pytest_runtest_makereport(
         if notes is None:  # the teardown failed
             notes = item.stash[_RECORDINGS].not_written("the test's teardown failed")
         report.__dict__["claude_comms_recorded"] = notes
+    faults = item.stash.get(_FAULTS, None)
+    if report.failed and faults is not None and faults.record:
+        report.sections.append(("claude-comms: faults", "\n".join(faults.lines())))
     choice = _choice_of(item)
     if choice is None:
         return report

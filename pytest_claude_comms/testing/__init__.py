@@ -1,4 +1,4 @@
-"""What tests use: a fake clock, assertions, recorded runs of the Claude CLI."""
+"""What tests use: a fake clock, faults, assertions, recorded runs of the Claude CLI."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
         assert_terminal,
     )
     from .fake_clock import FakeClock
+    from .fault import Fault
+    from .faults import Faults
     from .scripted_claude import ScriptedClaude
 
 _HOME_OF = {
     "FakeClock": ".fake_clock",
+    "Fault": ".fault",
+    "Faults": ".faults",
     "ScriptedClaude": ".scripted_claude",
     "Transcript": "..claude.transcript",
     "assert_content": ".assertions",
@@ -29,6 +33,8 @@ _HOME_OF = {
 
 __all__ = [
     "FakeClock",
+    "Fault",
+    "Faults",
     "ScriptedClaude",
     "Transcript",
     "assert_content",

@@ -26,6 +26,7 @@ from ..clock import (
 )
 from .actors import ORDINARY, POLLS, SETTLED, Actor, Killed, Real
 from .freeze import Freeze
+from .on_purpose import is_on_purpose
 from .scheduler import Scheduler
 from .watchdog import Watchdog
 
@@ -190,7 +191,8 @@ class FakeClock(Clock):
     def unhandled(self, error: BaseException, what: str) -> None:
         if isinstance(error, Killed):
             raise error
-        self._scheduler.fail(error, what)
+        if not is_on_purpose(error):
+            self._scheduler.fail(error, what)
 
     def is_outside(self, key: object) -> bool:
         """Whether something is declared by ``key`` to go on in real time."""

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from .. import resources
 from ..clock import SystemClock
+from .on_purpose import is_on_purpose
 
 _PATIENCE = 2.0
 """Real seconds for which a thread that is about to end is given time."""
@@ -24,7 +25,8 @@ class Leaks:
 
     def unhandled(self, error: BaseException, what: str) -> None:
         """Keep an error that was raised on a thread of ours."""
-        self._errors.append((error, what))
+        if not is_on_purpose(error):
+            self._errors.append((error, what))
 
     def adopt(self) -> None:
         """What is there now is not the running test's, or may outlive it."""
