@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .records import Change, Changes, ConversationThread, Message
     from .status import MessageStatus
     from .stores import open_store
+    from .stores.adapted import adapt_store
     from .stores.backup import backup_store
     from .stores.base import ConversationStore
     from .stores.checking import check_store
@@ -76,6 +77,7 @@ _HOMES = {
     "records": ("Change", "Changes", "ConversationThread", "Message"),
     "status": ("MessageStatus",),
     "stores": ("open_store",),
+    "stores.adapted": ("adapt_store",),
     "stores.backup": ("backup_store",),
     "stores.base": ("ConversationStore",),
     "stores.checking": ("check_store",),
@@ -125,6 +127,7 @@ __all__ = [
     "TinyDBConversationStore",
     "WaitTimeout",
     "__version__",
+    "adapt_store",
     "ask_module",
     "ask_module_async",
     "backup_store",

@@ -44,9 +44,10 @@ class MessagePoller:
         self, store: ConversationStore, interval: float = 0.05, since: int | None = None
     ) -> None:
         if not (hasattr(store, "changes") and hasattr(store, "clock")):
-            raise TypeError(
-                f"a poller needs a ConversationStore, not {store!r}; open one with open_store(url)"
-            )
+            way = "open one with open_store(url)"
+            if hasattr(store, "get_thread"):
+                way = "make one of it with adapt_store(obj)"
+            raise TypeError(f"a poller needs a ConversationStore, not {store!r}; {way}")
         self.store = store
         self.clock = store.clock
         self._interval_us = seconds_to_us(interval, "interval")

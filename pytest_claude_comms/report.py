@@ -52,6 +52,7 @@ def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
             lines.append("")
         now = f"{render.instant(store.clock.now())} ({store.clock.describe()})"
         lines.append(f"{store.url} at {now}")
+        lines += (f"  not promised: {line}" for line in getattr(store, "not_promised", ()))
         start = None if clock is None else clock.start
         messages = store.messages()
         for message in messages[:_MOST_MESSAGES]:

@@ -32,6 +32,14 @@ class MessageStatus(str, Enum):
         """True for a status that nothing can follow."""
         return self in TERMINAL
 
+    def can_become(self, status: MessageStatus) -> bool:
+        """Whether ``status`` may follow this one: pending, processing, then one terminal status.
+
+        Nothing can become what it is already, and UNKNOWN neither becomes anything nor is
+        become: it is never stored.
+        """
+        return status in TRANSITIONS.get(self, ())
+
 
 TERMINAL: Final = frozenset(
     {

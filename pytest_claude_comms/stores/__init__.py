@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     from ..clock import Clock
     from .base import ConversationStore
 
-ENTRY_POINTS = "claude_comms.stores"
-"""The entry point group by which third parties add a scheme: a function ``(url, *, clock,
-durability)`` that returns a store."""
-
 
 def open_store(
     url: str, *, clock: Clock | None = None, durability: Durability = "power"
@@ -23,11 +19,12 @@ def open_store(
 
     ``sqlite:///comms.db`` and ``tinydb:///comms.json`` (three slashes: relative to the current
     directory; four: absolute; any suffix), ``memory:``, or a scheme that an installed package
-    brings. ``durability="process"`` survives any kill of a process, ``"power"`` also a power
-    cut, at the price of an fsync per change.
+    brings by an entry point in the group ``claude_comms.stores`` (see :mod:`.schemes`).
+    ``durability="process"`` survives any kill of a process, ``"power"`` also a power cut, at the
+    price of an fsync per change.
 
-    Raises ValueError for a URL or durability that is none, StoreError where the file cannot be
-    opened.
+    Raises ValueError for a URL or durability that is none (it lists what there is), StoreError
+    where the file cannot be opened or what a package brings cannot be used.
     """
     if not isinstance(url, str):
         raise TypeError(f"a store URL is a str, not {url!r}")
@@ -70,11 +67,11 @@ def _path(url: str, rest: str) -> str:
 def _third_party(
     url: str, scheme: str, clock: Clock | None, durability: Durability
 ) -> ConversationStore:
-    from importlib.metadata import entry_points
+    from . import schemes  # here: what is installed is looked for only when it is asked for
 
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if scheme not in found:
-        known = ["memory:", "sqlite:///PATH", "tinydb:///PATH", *(f"{name}:…" for name in found)]
-        raise ValueError(f"{url!r} is no store URL; there are {', '.join(known)}")
-    store: ConversationStore = found[scheme].load()(url, clock=clock, durability=durability)
-    return store
+    if schemes.is_known(scheme):
+        return schemes.open_by_scheme(url, scheme, clock=clock, durability=durability)
+    if scheme == "adapted":
+        raise ValueError(f"{url!r} cannot be opened: such a store is made by adapt_store(obj)")
+    known = ["memory:", "sqlite:///PATH", "tinydb:///PATH", *schemes.listed()]
+    raise ValueError(f"{url!r} is no store URL; there are {', '.join(known)}")

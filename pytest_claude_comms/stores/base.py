@@ -36,6 +36,13 @@ class ConversationStore(Protocol):
 
     Every method may raise :class:`StoreError`; wrong arguments are TypeError or ValueError and
     change nothing. When a call has returned, its effect survives the death of the process.
+
+    For who writes a store: :mod:`.authoring` has these rules as functions. A commit is a message's
+    new state and its :class:`Change`, kept together or not at all; its revision is the last one
+    plus 1, given under the write lock, so that the order of revisions is the order in which
+    commits can be read. Creating a thread is no commit. Time is the store's clock's only, read
+    under that lock, and a busy store is waited for by ``clock.backoff``. What is handed out are
+    records of its own: who changes a dict in one changes no other's.
     """
 
     @property
@@ -81,7 +88,8 @@ class ConversationStore(Protocol):
 
         ``timeout`` (seconds from now) and ``stall_timeout`` (seconds from its last change) are
         the message's own deadlines: when one passes, the message becomes ``timeout``. Raises
-        ThreadNotFound, and AlreadyExists if ``message_id`` is taken.
+        ThreadNotFound, AlreadyExists if ``message_id`` is taken, and ValueError for a deadline
+        after the year 9999. A first status may be terminal.
         """
 
     def update_message(
@@ -97,9 +105,13 @@ class ConversationStore(Protocol):
         """Change a message, all in one commit, and return it as it is now.
 
         ``content`` replaces the text and ``append`` adds to it; not both. ``metadata`` is merged
-        key by key at the top level. What is the same already is no change and gets no revision.
+        key by key at the top level. What is the same already is no change and gets no revision;
+        values of metadata are compared as their JSON text, so that 1, 1.0 and True differ.
+
         Raises MessageNotFound, and InvalidTransition where the status that stands does not
-        allow it: a terminal message takes metadata only.
+        allow it (``MessageStatus.can_become``): a terminal message takes metadata only. A write
+        after the message's deadline makes it ``timeout``, in a commit of its own kind, and
+        raises InvalidTransition; at the very instant of the deadline a write still counts.
         """
 
     def get_message(self, message: MessageLike) -> Message:
@@ -126,15 +138,24 @@ class ConversationStore(Protocol):
     ) -> Changes:
         """The commits after revision ``since``, in order; at most ``limit``; of one message.
 
+        The cursor is the last revision of all, or that of the last item where ``limit`` cut it
+        short. A message that does not exist has none. Costs by what is returned: a poller asks
+        for all that is new, and mostly nothing is.
+
         Raises HistoryGone when they are no longer all there, or when ``since`` is a revision
-        that this store never gave.
+        that this store never gave. Of one message ``since=0`` is what is kept of it, and no
+        HistoryGone.
         """
 
     def cursor(self) -> int:
         """The revision of the last commit, 0 before the first."""
 
     def expire(self) -> list[Message]:
-        """Make every message whose deadline has come ``timeout``; return those."""
+        """Make every message whose deadline has come ``timeout``; return those, by deadline.
+
+        The very instant of the deadline is included. ``error`` says which deadline it was. What
+        is overdue already is found here also if its writer is gone.
+        """
 
     def compact(self, *, keep: int | timedelta) -> CompactReport:
         """Trim the history to the last ``keep`` changes, or to those younger than ``keep``.
@@ -150,7 +171,10 @@ class ConversationStore(Protocol):
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake`` after each commit made in this process; returns how to stop that.
 
-        ``wake`` runs in the writer's thread: it must be quick and must not raise.
+        ``wake`` runs in the writer's thread: it must be quick and must not raise. Commits made
+        through another store object on the same file count (``authoring.hub_of``). A store that
+        cannot tell of all of them has an attribute ``notifies = False``: then a poller looks
+        every ``interval``, which on a fake clock keeps no time going.
         """
 
     def close(self) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+_FILES = ("store.db", "store.json")
 _PARTS = ("", ".lock", ".journal")
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Files beside a closed store of ours that should be gone: temporary ones, open logs."""
-    ours = {f"store{suffix}{part}" for suffix in (".db", ".json") for part in _PARTS}
+    """Files beside a closed store of ours that should be gone: temporary ones, open logs.
+
+    What else is there is another's, who knows what belongs to it.
+    """
+    ours = {f"{name}{part}" for name in _FILES for part in _PARTS}
     return [
         f"the file {path}: the store was closed and this should be gone"
         for path in sorted(folder.glob("store.*"))
-        if path.name not in ours
+        if path.name.startswith(_FILES) and path.name not in ours
     ]
 
 

@@ -73,25 +73,29 @@ def store_choices(names: object) -> tuple[StoreChoice, ...]:
             if name:
                 found[name] = _store_choice(name)
     if not found:
-        raise ValueError(f"no store was named; {_GOOD_STORES}")
+        raise ValueError(f"no store was named; {_good_stores()}")
     return tuple(found.values())
 
 
-_GOOD_STORES = (
-    f"there are {', '.join(BUILT_IN)}, and package.module:factory for a store of your own"
-)
+def _good_stores() -> str:
+    from ..stores import schemes
+
+    names = ", ".join((*BUILT_IN, *schemes.names()))
+    return f"there are {names}, and package.module:factory for a store of your own"
 
 
 def _store_choice(name: str) -> StoreChoice:
     if name in BUILT_IN:
         return StoreChoice(name, partial(_open_built_in, name))
     if not _FACTORY.fullmatch(name):
-        raise ValueError(f"there is no store {name!r}; {_GOOD_STORES}")
+        return _installed(name)
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the store {name!r} cannot be loaded: {error}; {_GOOD_STORES}") from error
+        raise ValueError(
+            f"the store {name!r} cannot be loaded: {error}; {_good_stores()}"
+        ) from error
     try:
         inspect.signature(factory).bind(Path(), clock=None, durability="process")
     except (TypeError, ValueError) as error:
@@ -100,6 +104,27 @@ def _store_choice(name: str) -> StoreChoice:
             f"{error}"
         ) from None
     return StoreChoice(name, factory)
+
+
+def _installed(name: str) -> StoreChoice:
+    """A store whose scheme a package brings by an entry point."""
+    from ..stores import schemes
+
+    if not schemes.is_known(name):
+        raise ValueError(f"there is no store {name!r}; {_good_stores()}")
+    try:
+        schemes.factory_of(name)
+    except schemes.SchemeBroken as error:
+        raise ValueError(str(error)) from error
+    return StoreChoice(name, partial(_open_installed, name))
+
+
+def _open_installed(
+    name: str, folder: Path, *, clock: Clock | None, durability: Durability
+) -> ConversationStore:
+    from ..stores import open_store
+
+    return open_store(f"{name}:///{folder / 'store'}", clock=clock, durability=durability)
 
 
 def _open_built_in(

@@ -22,6 +22,7 @@ from pytest_claude_comms import (
     StreamOutcome,
     SystemClock,
     TinyDBConversationStore,
+    adapt_store,
     backup_store,
     check_store,
     copy_store,
@@ -38,9 +39,10 @@ def stores() -> None:
     b: ConversationStore = SQLiteConversationStore("a.db", durability="process")
     c: ConversationStore = TinyDBConversationStore("a.json", clock=SystemClock())
     d: ConversationStore = open_store("memory:")
+    f: ConversationStore = adapt_store(object(), threads=["t"], statuses={"answered": "complete"})
     e: ConversationStore = LegacyReturns(a, "dict")
     clock: Clock = FakeClock()
-    print(a, b, c, d, e, clock)
+    print(a, b, c, d, e, f, clock)
 
 
 def messages(store: ConversationStore) -> None:
