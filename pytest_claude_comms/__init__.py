@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InvalidTransition,
         MessageNotFound,
         ModuleDirectoryNotFound,
+        RedactionError,
         StoreBusy,
         StoreClosed,
         StoreCorrupt,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from .polling import MessagePoller, poll_message_until_complete
     from .records import Change, Changes, ConversationThread, Message
+    from .redaction import SecretRedactor, redact_secrets
     from .status import MessageStatus
     from .stores import open_store
     from .stores.adapted import adapt_store
@@ -66,6 +68,7 @@ _HOMES = {
         "InvalidTransition",
         "MessageNotFound",
         "ModuleDirectoryNotFound",
+        "RedactionError",
         "StoreBusy",
         "StoreClosed",
         "StoreCorrupt",
@@ -75,6 +78,7 @@ _HOMES = {
     ),
     "polling": ("MessagePoller", "poll_message_until_complete"),
     "records": ("Change", "Changes", "ConversationThread", "Message"),
+    "redaction": ("SecretRedactor", "redact_secrets"),
     "status": ("MessageStatus",),
     "stores": ("open_store",),
     "stores.adapted": ("adapt_store",),
@@ -113,8 +117,10 @@ __all__ = [
     "MessagePoller",
     "MessageStatus",
     "ModuleDirectoryNotFound",
+    "RedactionError",
     "Reply",
     "SQLiteConversationStore",
+    "SecretRedactor",
     "StatusTracker",
     "StoreBusy",
     "StoreClosed",
@@ -137,6 +143,7 @@ __all__ = [
     "open_store",
     "poll_message_until_complete",
     "read_stream",
+    "redact_secrets",
 ]
 
 

@@ -13,8 +13,17 @@ from .claude.process import MOST_UNREAD, ClaudeProcess
 from .claude.stream import StreamReader
 from .claude.updates import StreamUpdate
 from .clock import SECOND, Signal
-from .errors import ClaudeError, InvalidTransition, RunAbandoned, StoreClosed, StoreError
+from .errors import (
+    ClaudeError,
+    InvalidTransition,
+    RedactionError,
+    RunAbandoned,
+    StoreClosed,
+    StoreError,
+)
 from .following import Follower
+from .redacted_text import Edit, RedactedStream
+from .redaction import redaction_of
 from .status import MessageStatus
 from .stores.base import ConversationStore
 
@@ -66,7 +75,12 @@ class Answering:
         self._clock = store.clock
         self._wakeup = self._clock.wakeup(polls=True)
         self._process = make_process(self._wakeup.set)
-        self._reader = StreamReader()
+        redaction = redaction_of(store)
+        self._redacted = None if redaction is None else RedactedStream(redaction)
+        """Keeps the last word back: it may be the beginning of what is not to be stored."""
+        self._reader = StreamReader(
+            redact=None if redaction is None else lambda text: redaction(text, "error")
+        )
         self._follower = Follower(store, interval_us=_BEAT_US)
         self._tracker = self._follower.track(message_id)
         self._stall_us = stall_us
@@ -161,10 +175,12 @@ class Answering:
         except Exception as error:
             self._failure = error
             # Nobody will write to it any more, and who waits for it may wait without a limit.
+            why = f"the run was lost: {error}"
             with suppress(Exception):
-                self.store.update_message(
-                    self.message_id, status=MessageStatus.FAILED, error=f"the run was lost: {error}"
-                )
+                try:
+                    self.store.update_message(self.message_id, status="failed", error=why)
+                except RedactionError:
+                    self.store.update_message(self.message_id, status="failed")
             raise
         except BaseException:  # the fake clock on which it ran is closed: the test is over
             self._clock.unhandled(
@@ -325,7 +341,9 @@ class Answering:
             whole = len(text) - len(text) % FLUSH_CHARACTERS
             self._text, self._waiting = [text[whole:]], len(text) - whole
             for start in range(0, whole, FLUSH_CHARACTERS):
-                self._store(append=text[start : start + FLUSH_CHARACTERS])
+                changes = self._edit(text[start : start + FLUSH_CHARACTERS])
+                if changes:
+                    self._store(**changes)
 
     def _flush_time_us(self) -> int:
         """Until when text that comes now may wait."""
@@ -357,13 +375,18 @@ class Answering:
         if changes:
             self._store(**changes)
 
-    def _unstored_text(self) -> dict[str, str]:
+    def _unstored_text(self, *, whole: bool = False) -> dict[str, str]:
         text, self._text, self._waiting = "".join(self._text), [], 0
         replaces, self._replaces = self._replaces, False
         self._flush_at_us = None
-        if replaces:
-            return {"content": text}
-        return {"append": text} if text else {}
+        return self._edit(text, replaces=replaces, whole=whole)
+
+    def _edit(self, text: str, *, replaces: bool = False, whole: bool = False) -> dict[str, str]:
+        if self._redacted is None:
+            edit = Edit(text, replaces)
+        else:
+            edit = self._redacted.edit(text, replaces=replaces, whole=whole)
+        return edit.as_changes()
 
     def _store(self, **changes: Any) -> None:
         # Of a run whose asker has given up, until that has been noted: what came was told.
@@ -387,7 +410,9 @@ class Answering:
             )
             outcome = replace(outcome, error=error, error_kind="too_much_output")
         self.outcome = outcome
-        last = {} if self._tracker.is_terminal else self._unstored_text()
+        # Of a run that was ended the last word is none, and may be half of a secret.
+        whole = outcome.status in (MessageStatus.COMPLETE, MessageStatus.FAILED)
+        last = {} if self._tracker.is_terminal else self._unstored_text(whole=whole)
         why = outcome.error
         if self._cancelled and outcome.status is MessageStatus.CANCELLED:
             why = self._reason or why

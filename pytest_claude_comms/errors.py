@@ -12,6 +12,7 @@
         StoreClosed
         StoreCorrupt             the file is not what a store of ours can be
         HistoryGone              the changes behind a cursor are no longer there
+        RedactionError           the store's ``redact`` did not do what it has to
       WaitTimeout                a watcher's patience ended (also a TimeoutError)
       ClockDeadlock              on a fake clock nothing can happen any more
       ClaudeError                the Claude CLI could not be run
@@ -169,6 +170,18 @@ class HistoryGone(_Final):
         )
         self.store = store
         self.since = since
+
+
+class RedactionError(_Final):
+    """The store's ``redact`` failed, so nothing was stored. The text is not in the error.
+
+    ``what`` was to be redacted ("content", "metadata", …), ``reason`` is what went wrong.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} could not be redacted, so nothing was stored: {reason}")
+        self.what = what
+        self.reason = reason
 
 
 class WaitTimeout(ClaudeCommsError, TimeoutError):

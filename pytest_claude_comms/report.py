@@ -71,8 +71,8 @@ def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
 
 def _timeline(store: ConversationStore, message: Message, start: Any) -> list[str]:
     title = store.get_thread(message.thread_id).title
-    thread = f'thread "{render.clean(title)}"' if title else f"thread {message.thread_id}"
-    head = f"{message.message_id} in {thread}, from {render.clean(message.module_name)}"
+    thread = f'thread "{title}"' if title else f"thread {message.thread_id}"
+    head = render.clean(f"{message.message_id} in {thread}, from {message.module_name}")
     block = render.history(store.changes(0, message=message).items, start)
     if message.deadline_at is not None:
         missed = not message.status.is_terminal and message.deadline_at <= store.clock.now()

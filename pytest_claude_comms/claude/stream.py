@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from ..redaction import Redact
 from .lines import BytesLike, LineFramer, parse_object, without_surrogates
 from .outcome import (
     ApiRetry,
@@ -86,15 +87,19 @@ class StreamReader:
     anew, the turn or the output ended without that line) are taken back by a ``content``.
 
     A line of more than ``max_line_bytes`` (of characters, where a str is fed) is dropped, and
-    the run then counts as failed.
+    the run then counts as failed. ``redact`` is for what an error quotes a part of (the end of
+    stderr, a line that is none of the CLI's): a secret that is cut in two is no longer found.
     """
 
-    def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(
+        self, *, max_line_bytes: int = MAX_LINE_BYTES, redact: Redact | None = None
+    ) -> None:
         if isinstance(max_line_bytes, bool) or not isinstance(max_line_bytes, int):
             raise TypeError(f"max_line_bytes must be an int, not {max_line_bytes!r}")
         if max_line_bytes < 1:
             raise ValueError(f"max_line_bytes must be at least 1, not {max_line_bytes}")
         self._max = max_line_bytes
+        self._redact: Redact = redact or str
         self._framer = LineFramer(max_line_bytes)
         self._seen = Evidence()
         self._text = LiveText()
@@ -184,11 +189,12 @@ class StreamReader:
             raise TypeError(f"stderr must be a str or bytes, not {stderr!r}")
         if self._outcome is None:
             self.end()
+            told = stderr if isinstance(stderr, str) else stderr.decode("utf-8", "replace")
             self._outcome = conclude(
                 self._seen,
                 self._text.whole(),
                 exit_code=exit_code,
-                stderr=stderr if isinstance(stderr, str) else stderr.decode("utf-8", "replace"),
+                stderr=self._redact(without_surrogates(told)),
                 intent=intent,
             )
         return self._outcome
@@ -245,7 +251,7 @@ class StreamReader:
         self._seen.unknown += 1
         self._seen.unreadable += 1
         if self._seen.unreadable == 1:
-            text = without_surrogates(line.strip())
+            text = self._redact(without_surrogates(line.strip()))
             self._seen.first_unreadable = text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
 
     def _session(self, line: Mapping[str, Any]) -> list[StreamUpdate]:

@@ -20,10 +20,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, TypedDict, cast
 
 from ..clock import SECOND
 from ..errors import InvalidTransition
+from ..redacted_text import RedactedStream
+from ..redaction import redaction_of
 from ..status import MessageStatus
 from .outcome import Intent, StreamOutcome, check_intent
 from .stream import StreamReader, read_stream
@@ -292,7 +294,12 @@ class _Play:
         self._speed = speed
         self._on_update = on_update
         self._started_us = store.clock.monotonic_us()
-        self._reader = StreamReader()
+        redaction = redaction_of(store)
+        self._redacted = None if redaction is None else RedactedStream(redaction)
+        """Keeps the last word back: it may be the beginning of what is not to be stored."""
+        self._reader = StreamReader(
+            redact=None if redaction is None else lambda text: redaction(text, "error")
+        )
         self._played: list[TranscriptEntry] = []
 
     def to_the_end(self, intent: Intent | None) -> StreamOutcome:
@@ -308,7 +315,9 @@ class _Play:
             last["status"] = outcome.status
             last["error"] = outcome.error
             last["metadata"] = outcome.as_metadata()
-            self._write(last)
+            self._write(
+                last, whole=outcome.status in (MessageStatus.COMPLETE, MessageStatus.FAILED)
+            )
         except InvalidTransition as refusal:
             return self._ended_by(refusal.status)
         return outcome
@@ -326,7 +335,12 @@ class _Play:
                 self._on_update(update)
         return _as_one_commit(updates)
 
-    def _write(self, writes: _Writes) -> None:
+    def _write(self, writes: _Writes, *, whole: bool = False) -> None:
+        if self._redacted is not None:
+            content = writes.pop("content", None)
+            text = writes.pop("append", "") if content is None else content
+            edit = self._redacted.edit(text, replaces=content is not None, whole=whole)
+            writes = cast("_Writes", {**writes, **edit.as_changes()})
         if writes:
             self._store.update_message(self._message, **writes)
 

@@ -12,9 +12,11 @@ from . import exits
 from .exits import CommandError
 
 if TYPE_CHECKING:
+    from ..redaction import Redact
     from ..stores.base import ConversationStore
 
 VARIABLE = "CLAUDE_COMMS_STORE"
+REDACT_VARIABLE = "CLAUDE_COMMS_REDACT"
 _KINDS = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".json": "tinydb"}
 """What a new store's file is, by its ending; what is there is what is in it."""
 _ENDINGS = tuple(_KINDS)
@@ -68,10 +70,37 @@ def open_chosen(url: str) -> ConversationStore:
     """Open a store. What the URL is wrong about is a usage error."""
     from ..stores import open_store
 
+    redact = _redact()
     try:
-        return open_store(url)
+        return open_store(url) if redact is None else open_store(url, redact=redact)
     except ValueError as error:
         raise CommandError(exits.USAGE, str(error)) from error
+
+
+def _redact() -> Redact | None:
+    """What the environment says, else the nearest pyproject.toml that says anything of it."""
+    from ..redaction import redactor_named
+
+    name = os.environ.get(REDACT_VARIABLE, "")
+    if not name:
+        folder = os.getcwd()
+        while (said := _redact_said_in(os.path.join(folder, "pyproject.toml"))) is None:
+            folder, below = os.path.dirname(folder), folder
+            if folder == below:
+                return None
+        if not isinstance(said, bool):
+            raise CommandError(
+                exits.USAGE,
+                f"redact under [tool.claude-comms] is true or false, not {said!r}: what runs here "
+                f"is not for a project's file to choose; name a function by {REDACT_VARIABLE}",
+            )
+        if not said:
+            return None
+        name = "secrets"
+    try:
+        return redactor_named(name)
+    except (TypeError, ValueError) as error:
+        raise CommandError(exits.USAGE, f"{REDACT_VARIABLE}: {error}") from error
 
 
 def kind_of(path: str) -> str | None:
@@ -151,25 +180,40 @@ def _from_project(*, create: bool) -> str:
 
 
 def _said_in(path: str) -> str:
+    store = _table_in(path).get("store", "")
+    if not isinstance(store, str):
+        raise CommandError(exits.USAGE, f"{path}: store is to be a string, not {store!r}")
+    return store
+
+
+def _redact_said_in(path: str) -> object:
+    try:
+        return _table_in(path).get("redact")
+    except CommandError:
+        with open(path, "rb") as file:
+            if b"redact" in file.read():  # who says so must not find out later that it was not done
+                raise
+        return None
+
+
+def _table_in(path: str) -> dict[str, Any]:
+    """What a pyproject.toml has under [tool.claude-comms]."""
     if not os.path.isfile(path):  # to open a FIFO would wait for ever
-        return ""
+        return {}
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError:
-        return ""
+        return {}
     if b"claude-comms" not in data:  # most have not: parsing them would take longer
-        return ""
+        return {}
     try:
         table = _toml(data.decode("utf-8")).get("tool", {}).get("claude-comms", {})
-        store = table.get("store", "")
+        return dict(table.items())
     except (ValueError, AttributeError) as error:
         raise CommandError(exits.USAGE, f"{path} cannot be read: {error}") from error
     except RecursionError:
         raise CommandError(exits.USAGE, f"{path} cannot be read: it nests too deep") from None
-    if not isinstance(store, str):
-        raise CommandError(exits.USAGE, f"{path}: store is to be a string, not {store!r}")
-    return store
 
 
 def _toml(text: str) -> dict[str, Any]:

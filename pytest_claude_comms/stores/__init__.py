@@ -9,11 +9,16 @@ from .base import Durability
 
 if TYPE_CHECKING:
     from ..clock import Clock
+    from ..redaction import Redact
     from .base import ConversationStore
 
 
 def open_store(
-    url: str, *, clock: Clock | None = None, durability: Durability = "power"
+    url: str,
+    *,
+    clock: Clock | None = None,
+    durability: Durability = "power",
+    redact: Redact | None = None,
 ) -> ConversationStore:
     """Open the store at ``url``, creating it if it does not exist.
 
@@ -21,7 +26,9 @@ def open_store(
     directory; four: absolute; any suffix), ``memory:``, or a scheme that an installed package
     brings by an entry point in the group ``claude_comms.stores`` (see :mod:`.schemes`).
     ``durability="process"`` survives any kill of a process, ``"power"`` also a power cut, at the
-    price of an fsync per change.
+    price of an fsync per change. ``redact`` is a function from str to str, such as
+    :func:`~pytest_claude_comms.redact_secrets`: of all text but ids only what it returns is
+    stored.
 
     Raises ValueError for a URL or durability that is none (it lists what there is), StoreError
     where the file cannot be opened or what a package brings cannot be used.
@@ -36,16 +43,20 @@ def open_store(
 
         if rest:
             raise ValueError(f"{url!r}: a memory store has no path; its URL is 'memory:'")
-        return MemoryConversationStore(clock=clock)
+        return MemoryConversationStore(clock=clock, redact=redact)
     if scheme == "sqlite" and colon:
         from .sqlite import SQLiteConversationStore
 
-        return SQLiteConversationStore(_path(url, rest), clock=clock, durability=durability)
+        return SQLiteConversationStore(
+            _path(url, rest), clock=clock, durability=durability, redact=redact
+        )
     if scheme == "tinydb" and colon:
         from .tinydb import TinyDBConversationStore
 
-        return TinyDBConversationStore(_path(url, rest), clock=clock, durability=durability)
-    return _third_party(url, scheme if colon else "", clock, durability)
+        return TinyDBConversationStore(
+            _path(url, rest), clock=clock, durability=durability, redact=redact
+        )
+    return _third_party(url, scheme if colon else "", clock, durability, redact)
 
 
 def path_in(url: str) -> str:
@@ -65,12 +76,14 @@ def _path(url: str, rest: str) -> str:
 
 
 def _third_party(
-    url: str, scheme: str, clock: Clock | None, durability: Durability
+    url: str, scheme: str, clock: Clock | None, durability: Durability, redact: Redact | None
 ) -> ConversationStore:
     from . import schemes  # here: what is installed is looked for only when it is asked for
 
     if schemes.is_known(scheme):
-        return schemes.open_by_scheme(url, scheme, clock=clock, durability=durability)
+        return schemes.open_by_scheme(
+            url, scheme, clock=clock, durability=durability, redact=redact
+        )
     if scheme == "adapted":
         raise ValueError(f"{url!r} cannot be opened: such a store is made by adapt_store(obj)")
     known = ["memory:", "sqlite:///PATH", "tinydb:///PATH", *schemes.listed()]

@@ -26,6 +26,8 @@ from ..errors import (
     ThreadNotFound,
 )
 from ..records import Changes, ConversationThread, Message
+from ..redacted_text import RedactedAppends
+from ..redaction import Redact, Redaction
 from ..status import MessageStatus, parse_status
 from . import rules, values
 from .base import UNSET, MessageLike, StatusLike, ThreadLike, Unset
@@ -89,8 +91,13 @@ class BaseStore(ABC):
 
     backend: ClassVar[str]
 
-    def __init__(self, url: str, hub: Hub, clock: Clock | None) -> None:
+    def __init__(
+        self, url: str, hub: Hub, clock: Clock | None, redact: Redact | None = None
+    ) -> None:
         self.url = url
+        self.redaction = None if redact is None else Redaction(redact)
+        """What takes out of every text what is not to be stored."""
+        self._appends = None if self.redaction is None else RedactedAppends(self.redaction)
         self.clock = SystemClock() if clock is None else clock
         self._hub = hub
         self._closed = False
@@ -126,9 +133,13 @@ class BaseStore(ABC):
     ) -> ConversationThread:
         title = values.text(title, "title")
         names = values.module_names(modules)
-        extra = values.dump(values.metadata(metadata))
+        extra = values.metadata(metadata)
         wanted = None if thread_id is None else values.identifier(thread_id, "thread_id")
         self._check_usable()
+        if self.redaction is not None:
+            title = self.redaction(title, "title")
+            names = tuple(self.redaction(name, "modules") for name in names)
+            extra = self.redaction.values(extra, "metadata")
         with self._writing() as tx:
             if wanted is not None and tx.thread(wanted) is not None:
                 raise AlreadyExists("thread", wanted, store=self.url)
@@ -136,7 +147,7 @@ class BaseStore(ABC):
                 thread_id=wanted if wanted is not None else _new_id(tx.thread),
                 title=title,
                 modules=names,
-                metadata=extra,
+                metadata=values.dump(extra),
                 created_us=self.clock.now_us(),
             )
             tx.add_thread(row)
@@ -176,9 +187,15 @@ class BaseStore(ABC):
         first = parse_status(status)
         timeout_us = None if timeout is None else seconds_to_us(timeout, "timeout")
         stall_us = None if stall_timeout is None else seconds_to_us(stall_timeout, "stall_timeout")
-        extra = values.dump(values.metadata(metadata))
+        extra = values.metadata(metadata)
         wanted = None if message_id is None else values.identifier(message_id, "message_id")
         self._check_usable()
+        if self.redaction is not None:
+            module_name = self.redaction(module_name, "module_name")
+            message_type = self.redaction(message_type, "message_type")
+            extra = self.redaction.values(extra, "metadata")
+            if first.is_terminal:  # nothing will be appended to it
+                content = self.redaction(content, "content")
         with self._writing() as tx:
             self._thread(tx, thread_id)
             if wanted is not None and tx.message(wanted) is not None:
@@ -187,8 +204,11 @@ class BaseStore(ABC):
             for name, span_us in (("timeout", timeout_us), ("stall_timeout", stall_us)):
                 if span_us is not None and now_us + span_us > LAST_US:
                     raise ValueError(f"{name}={span_us / SECOND:g} s ends after the year 9999")
+            new_id = wanted if wanted is not None else _new_id(tx.message)
+            if self._appends is not None and not first.is_terminal:
+                content = self._appends.begun(new_id, content)
             row = MessageRow(
-                message_id=wanted if wanted is not None else _new_id(tx.message),
+                message_id=new_id,
                 thread_id=thread_id,
                 module_name=module_name,
                 content=content,
@@ -199,7 +219,7 @@ class BaseStore(ABC):
                 expires_us=None if timeout_us is None else now_us + timeout_us,
                 stall_us=stall_us,
                 error=None,
-                metadata=extra,
+                metadata=values.dump(extra),
             )
             revision = tx.commit(row, rules.created(row))
         self._hub.notify()
@@ -229,6 +249,12 @@ class BaseStore(ABC):
             metadata=None if isinstance(metadata, Unset) else values.metadata(metadata),
         )
         self._check_usable()
+        if self.redaction is not None:
+            request = replace(
+                request,
+                error=None if request.error is None else self.redaction(request.error, "error"),
+                metadata=self.redaction.values(request.metadata, "metadata"),
+            )
         late = None
         with self._writing() as tx:
             row = self._message(tx, message_id)
@@ -236,12 +262,16 @@ class BaseStore(ABC):
             if rules.is_late(row, now_us):
                 late = self._settle(tx, row, now_us)
             else:
+                if self._appends is not None:
+                    request = _redacted(self._appends, row, request)
                 outcome = rules.updated(row, request, now_us)
                 if outcome is None:
                     return row.record()
                 row, change = outcome
                 row = replace(row, revision=tx.commit(row, change))
         self._hub.notify()
+        if self._appends is not None and (late or row).status.is_terminal:
+            self._appends.forget(message_id)
         if late is not None:
             raise InvalidTransition(
                 message_id, late.status, request.status, why=f"{late.error}, its deadline is past"
@@ -367,6 +397,8 @@ class BaseStore(ABC):
         resources.register(self)
 
     def _check_usable(self) -> None:
+        if self.redaction is not None:
+            self.redaction.refuse_use()
         if self._closed:
             raise StoreClosed(self.url)
         if os.getpid() != self._pid:
@@ -389,6 +421,22 @@ class BaseStore(ABC):
         if row is None:
             raise MessageNotFound(message_id, store=self.url)
         return row
+
+
+def _redacted(appends: RedactedAppends, row: MessageRow, request: Request) -> Request:
+    """``request`` with its text as it may be stored; the whole text, if more of it has to go."""
+    if row.status.is_terminal:  # it is refused, or has no text
+        return request
+    if request.content is not None:
+        return replace(request, content=appends.begun(row.message_id, request.content))
+    if request.append:
+        edit = appends.appended(row.message_id, row.content, request.append)
+        return replace(
+            request,
+            append=None if edit.replaces else edit.text,
+            content=edit.text if edit.replaces else None,
+        )
+    return request
 
 
 def _new_id(find: Callable[[str], object | None]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from ..clock import Clock
+from ..redaction import Redact
 from ..status import MessageStatus
 from . import rules
 from .hub import Hub
@@ -176,8 +177,8 @@ class MemoryConversationStore(KeepingStore):
 
     backend = "memory"
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        super().__init__("memory:", Hub(), clock)
+    def __init__(self, *, clock: Clock | None = None, redact: Redact | None = None) -> None:
+        super().__init__("memory:", Hub(), clock, redact)
         self._store_id = secrets.token_hex(16)
         self._lock = threading.Lock()
         self._state = State()

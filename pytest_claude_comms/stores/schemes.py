@@ -6,8 +6,8 @@
     plain = "plain_store:open_plain_store"
 
 ``plain:///notes`` is opened by ``open_plain_store(url, *, clock, durability)`` then, which returns
-a store. Nothing is imported before its scheme is used, so that what is broken in one package
-breaks nothing else.
+a store; it is given ``redact=`` too where somebody asked for that. Nothing is imported before its
+scheme is used, so that what is broken in one package breaks nothing else.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..clock import Clock
+    from ..redaction import Redact
 
 GROUP = "claude_comms.stores"
 """The entry point group."""
@@ -80,10 +81,27 @@ def factory_of(scheme: str) -> Callable[..., Any]:
 
 
 def open_by_scheme(
-    url: str, scheme: str, *, clock: Clock | None, durability: Durability
+    url: str,
+    scheme: str,
+    *,
+    clock: Clock | None,
+    durability: Durability,
+    redact: Redact | None = None,
 ) -> ConversationStore:
     """Open a URL of a known scheme. Raises SchemeBroken, and whatever the package's own raises."""
-    store = factory_of(scheme)(url, clock=clock, durability=durability)
+    factory = factory_of(scheme)
+    options: dict[str, Any] = {"clock": clock, "durability": durability}
+    if redact is not None:
+        options["redact"] = redact
+        try:
+            inspect.signature(factory).bind(url, **options)
+        except TypeError:
+            raise SchemeBroken(
+                f"the store scheme {scheme!r} is brought by {_from(_found()[scheme][0])}, and "
+                "takes no redact=: nothing would be taken out before it is stored; open it "
+                "without redact=, or ask that package for it"
+            ) from None
+    store = factory(url, **options)
     if isinstance(store, ConversationStore):
         return store
     missing = [name for name in _members() if not hasattr(store, name)]

@@ -12,6 +12,7 @@ from typing import get_args
 
 from ..clock import SECOND, Clock
 from ..errors import HistoryGone, Outcome, StoreBusy, StoreClosed, StoreCorrupt, StoreError
+from ..redaction import Redact
 from . import files, sqlite_keeping, sqlite_link, sqlite_rows
 from .base import Durability
 from .core import BUSY_TIMEOUT
@@ -51,13 +52,14 @@ class SQLiteConversationStore(KeepingStore):
         *,
         clock: Clock | None = None,
         durability: Durability = "power",
+        redact: Redact | None = None,
     ) -> None:
         if durability not in get_args(Durability):
             raise ValueError(f"no durability {durability!r}; there are {get_args(Durability)}")
         self._path = os.path.abspath(files.path_of(path))
         self._file = os.path.realpath(self._path)
         url = f"sqlite:///{self._path.replace(os.sep, '/')}"
-        super().__init__(url, hub_of("sqlite", self._file), clock)
+        super().__init__(url, hub_of("sqlite", self._file), clock, redact)
         self._durability: Durability = durability
         self._lock = files.FileLock(f"{self._file}.lock")
         self._texts = Texts()

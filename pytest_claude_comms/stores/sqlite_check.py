@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from ..clock import SECOND, SystemClock
 from ..errors import StoreBusy, StoreCorrupt, StoreError
 from . import sqlite_link, sqlite_rows
-from .files import FileLock
+from .files import FileLock, create_private
 from .invariants import RESCUE, well_formed
 from .reports import Finding, FindingKind, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
@@ -108,7 +108,7 @@ def _copy(path: str, copy: str) -> None:
     try:
         for ending in ("", "-wal"):
             if not ending or os.path.exists(f"{path}{ending}"):
-                shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
+                _copy_file(f"{path}{ending}", f"{copy}{ending}")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
@@ -116,6 +116,11 @@ def _copy(path: str, copy: str) -> None:
                 f"there is no room for that beside {copy}: name another folder by TMPDIR"
             ) from error
         raise
+
+
+def _copy_file(path: str, copy: str) -> None:
+    create_private(copy)  # whatever the umask: it is as secret as what it is a copy of
+    shutil.copyfile(path, copy)
 
 
 def _files(path: str) -> _Files:
@@ -144,7 +149,7 @@ def _opened(path: str, files: _Files) -> Iterator[tuple[sqlite3.Connection, bool
         with tempfile.TemporaryDirectory() as folder:
             copy = os.path.join(folder, "copy")
             for ending in ("", "-wal"):
-                shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
+                _copy_file(f"{path}{ending}", f"{copy}{ending}")
             with closing(_connect(copy, "rw")) as db:
                 yield db, True
     else:

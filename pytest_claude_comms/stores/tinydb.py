@@ -30,6 +30,7 @@ from typing import NoReturn, TypeVar, get_args
 
 from ..clock import SECOND, Clock, SystemClock
 from ..errors import HistoryGone, StoreCorrupt, StoreError
+from ..redaction import Redact
 from .base import Durability
 from .core import BUSY_TIMEOUT
 from .files import FileLock, create_private, fsync_directory, path_of, store_error
@@ -119,13 +120,14 @@ class TinyDBConversationStore(KeepingStore):
         *,
         clock: Clock | None = None,
         durability: Durability = "power",
+        redact: Redact | None = None,
     ) -> None:
         if durability not in get_args(Durability):
             raise ValueError(f"no durability {durability!r}; there are {get_args(Durability)}")
         name = os.path.abspath(path_of(path))
         # What replaces a symbolic link would not replace what it points to.
         self._path = os.path.realpath(name)
-        super().__init__(f"tinydb:///{name}", hub_of(self.backend, self._path), clock)
+        super().__init__(f"tinydb:///{name}", hub_of(self.backend, self._path), clock, redact)
         self._power = durability == "power"
         self._directory = os.path.dirname(self._path)
         self._temporary = f"{self._path}.new"

@@ -89,11 +89,11 @@ def assert_no_pending(store: ConversationStore, thread: Any = None) -> None:
         age = render.span((now - message.updated_at).total_seconds())
         deadline = "none" if message.deadline_at is None else render.instant(message.deadline_at)
         module = render.clean(message.module_name)
-        rows.append((message.message_id, module, str(message.status), age, deadline))
+        rows.append((render.clean(message.message_id), module, str(message.status), age, deadline))
     count = "1 message is" if len(waiting) == 1 else f"{len(waiting):,} messages are"
     raise AssertionError(
         render.page(
-            f"{count} still open in {store.url}",
+            f"{count} still open in {render.clean(store.url)}",
             [
                 ("now", [f"{render.instant(now)} ({store.clock.describe()})"]),
                 ("open", render.table(rows)),
@@ -234,9 +234,9 @@ def _text(changes: Iterable[Change]) -> str:
 
 def _name(subject: Subject, store: ConversationStore | None) -> str:
     if isinstance(subject, StatusTracker):
-        return f"message {subject.message_id}"
-    where = "" if store is None else f" in {store.url}"
-    return f"message {message_id_of(subject)}{where}"
+        return f"message {render.clean(subject.message_id)}"
+    where = "" if store is None else f" in {render.clean(store.url)}"
+    return f"message {render.clean(message_id_of(subject))}{where}"
 
 
 # -- pages

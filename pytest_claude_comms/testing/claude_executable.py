@@ -43,8 +43,7 @@ def write_executable(path: str, socket_path: str, *, records: bool) -> None:
     program += f"main({socket_path!r})\n"
     shebang = f"#!{sys.executable} -IS\n"
     if len(shebang) > _LONGEST_SHEBANG or any(char.isspace() for char in sys.executable):
-        with open(_behind(path), "w", encoding="utf-8") as file:
-            file.write(program)
+        _write_private(_behind(path), program)
         python, behind = shlex.quote(sys.executable), shlex.quote(_behind(path))
         shebang, program = "#!/bin/sh\n", f'exec {python} -IS {behind} "$@"\n'
     _write_by_another(path, shebang + program)
@@ -59,6 +58,16 @@ def remove_executable(path: str) -> None:
 
 def _behind(path: str) -> str:
     return f"{path}-stand-in.py"
+
+
+def _write_private(path: str, text: str) -> None:
+    """Who may write what we execute is us."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(text)
 
 
 def _write_by_another(path: str, text: str) -> None:

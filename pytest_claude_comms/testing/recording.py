@@ -259,13 +259,13 @@ class RecordingReport:
 def _write(path: str, data: bytes) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
+    # For its owner only, until a person has read it and gives it to others.
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".recording-")
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

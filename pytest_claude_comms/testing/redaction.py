@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -10,45 +9,10 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import quote, unquote
 
 from ..claude.command import RUN_MARK
+from ..secret_forms import WELL_KNOWN, Known, Named, Span, find, longest_first, secrets_of
 
-_SECRET: Final = re.compile(
-    "KEY|TOKEN|SECRET|PASSW|PASSPHRASE|AUTH|HEADERS|CREDENTIAL|CREDS|COOKIE|JWT|BEARER|WEBHOOK"
-    r"|CONNECTION_?STRING|(?<!BY)PASS(?![A-Z])|_PWD$|(?<![A-Z])PAT(?![A-Z])",
-    re.IGNORECASE,
-)
-_SETTING: Final = re.compile(".*(TOKENS|_MS|_TTL)", re.IGNORECASE)
-"""No secret, if it is a number: MAX_OUTPUT_TOKENS, API_KEY_HELPER_TTL_MS."""
-_SHORTEST_SECRET: Final = 6
-_SHORTEST_IN_BASE64: Final = 8
-_FOR_URLS: Final = str.maketrans("+/", "-_")
-_IN_URL: Final = re.compile(
-    r"://([^/\s]+)@|[?&;]\w*(?:pass|pwd|key|token|secret|sig)\w*=([^&;\s]+)", re.IGNORECASE
-)
-_SCHEME: Final = re.compile(r"(?:Bearer|Basic|Token)\s+", re.IGNORECASE)
-_WELL_KNOWN: Final = [
-    (needle, re.compile(pattern), mark)
-    for needle, pattern, mark in (
-        ("sk-ant-", r"sk-ant-[\w-]{6,}", "API_KEY"),
-        ("sk-", r"(?<![\w-])sk-(?:proj-)?\w{32,}", "TOKEN"),
-        ("gh", r"(?<![A-Za-z0-9])gh[opsur]_[A-Za-z0-9]{16,}", "TOKEN"),
-        ("github_pat_", r"github_pat_\w{16,}", "TOKEN"),
-        ("glpat-", r"glpat-[\w-]{16,}", "TOKEN"),
-        ("xox", r"(?<![A-Za-z0-9])xox[a-z]-[\w-]{8,}", "TOKEN"),
-        ("A", r"(?<![A-Za-z0-9])A(?:KIA|SIA)[A-Z0-9]{16}(?![A-Za-z0-9])", "TOKEN"),
-        ("AIza", r"(?<![\w-])AIza[\w-]{35}", "TOKEN"),
-        ("eyJ", r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+", "TOKEN"),
-        ("earer ", r"(?<=[Bb]earer )(?=\S*\d)[\w.~+/-]{16,}=*", "TOKEN"),
-        (
-            "PRIVATE KEY-----",
-            r"(?s:-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z))",
-            "PRIVATE_KEY",
-        ),
-    )
-]
-"""Keys that are known by their form, whatever environment or file they were in."""
 PLACES: Final = frozenset({"CWD", "HOME", "TMP", "TMP_PATH", "BASETEMP", "ROOT"})
 """The marks of folders, which every machine has."""
 _SLUG: Final = "-SLUG"
@@ -76,8 +40,6 @@ _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?|-?\d[\d.eE+-]*')
 _NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 
 Hook = Callable[[str], str]
-_Known = list[tuple[str, re.Pattern[str], str]]
-"""What has to be in a text that the pattern is found in, the pattern, the mark."""
 _Begun = dict[tuple[str, str, str], list[tuple[int, Any, str]]]
 """The deltas of blocks that have begun, see :func:`_delta`."""
 
@@ -111,10 +73,10 @@ class Redactor:
         secrets = [each for env in environs for each in _secrets(env)]
         names = [each for env in environs for each in _names(env)]
         self._numbers = {text: name for text, _, name in secrets if _NUMBER.fullmatch(text)}
-        self._paths = _longest_first([*paths, *_paths(far)])
+        self._paths = longest_first([*paths, *_paths(far)])
         # A key that is in no variable may be in a file that is read.
-        self._all_but_names = _longest_first([*paths, *_paths(far), *secrets]) + _WELL_KNOWN
-        self._all = _longest_first([*paths, *_paths(far), *secrets, *names]) + _WELL_KNOWN
+        self._all_but_names = longest_first([*paths, *_paths(far), *secrets]) + WELL_KNOWN
+        self._all = longest_first([*paths, *_paths(far), *secrets, *names]) + WELL_KNOWN
 
     def text(self, text: str) -> str:
         """Text that is no JSON."""
@@ -160,7 +122,7 @@ class Redactor:
         """The lines of one stdout: also what is spread over several deltas."""
         lines = list(lines)
         self._all = (
-            _longest_first([each for line in lines for each in _account_in(line)]) + self._all
+            longest_first([each for line in lines for each in _account_in(line)]) + self._all
         )
         begun: _Begun = {}
         for number, line in enumerate(lines):
@@ -199,7 +161,7 @@ class Redactor:
             return pieces
         start = min(_same_beginning(text, new), len(text) - 1)
         same = _same_beginning(text[start + 1 :][::-1], new[start:][::-1])
-        return _spliced(pieces, [(start, len(text) - same, new[start : len(new) - same])])
+        return _spliced(pieces, [Span(start, len(text) - same, new[start : len(new) - same])])
 
     def _token(self, match: re.Match[str]) -> str:
         if not match[0].startswith('"'):
@@ -228,26 +190,11 @@ class Redactor:
             text = new
         return text
 
-    def _replaced(self, pieces: list[str], known: _Known, *, note: bool = True) -> list[str]:
+    def _replaced(self, pieces: list[str], known: list[Known], *, note: bool = True) -> list[str]:
         """The pieces of one text; a mark stands where what it replaces began."""
-        text = "".join(pieces)
-        spans: list[tuple[int, int, str]] = []
-        for needle, pattern, name in known:
-            if needle not in text:
-                continue
-            for match in pattern.finditer(text):
-                start, end = match.span()
-                touched = [each for each in spans if each[0] < end and start < each[1]]
-                if any(each[0] <= start and end <= each[1] for each in touched):
-                    continue
-                # Of what reaches over the end of another nothing may stay.
-                mark = touched[0][2] if touched else f"<{name}>"
-                start = min([start, *(each[0] for each in touched)])
-                end = max([end, *(each[1] for each in touched)])
-                spans = [each for each in spans if each not in touched]
-                spans.append((start, end, mark))
-                if note and not touched:
-                    self.used.add(name.removesuffix(_SLUG))
+        spans, names = find("".join(pieces), known)
+        if note:
+            self.used.update(name.removesuffix(_SLUG) for name in names)
         return _spliced(pieces, spans) if spans else pieces
 
 
@@ -257,11 +204,10 @@ def _same_beginning(one: str, other: str) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _spliced(pieces: list[str], spans: list[tuple[int, int, str]]) -> list[str]:
-    """The pieces of a text with others in the place of its ``spans``: start, end, and what stands
-    there, in the piece where it began."""
+def _spliced(pieces: list[str], spans: list[Span]) -> list[str]:
+    """The pieces of a text with others in the place of its ``spans``, in the piece where each
+    began."""
     text = "".join(pieces)
-    spans = sorted(spans)
     found, begin = [], 0
     for piece in pieces:
         end = begin + len(piece)
@@ -297,24 +243,11 @@ def _account() -> tuple[str, str]:
     return entry.pw_name, entry.pw_dir
 
 
-def _secrets(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    found = []
-    for name in sorted(environ):
-        value = environ[name]
-        if name == RUN_MARK or (_SETTING.fullmatch(name) and value.isdigit()):
-            continue
-        if _SECRET.search(name):
-            forms = _forms(value)
-        else:  # a proxy's address may have a password
-            parts = [part for match in _IN_URL.finditer(value) for part in match.groups() if part]
-            parts += [password for each in parts if (password := each.partition(":")[2])]
-            parts += [unquote(each) for each in parts]
-            forms = [form for each in dict.fromkeys(parts) for form in _written(each)]
-        found += [(each, re.escape(each), name) for each in forms if len(each) >= _SHORTEST_SECRET]
-    return found
+def _secrets(environ: Mapping[str, str]) -> list[Named]:
+    return secrets_of({name: value for name, value in environ.items() if name != RUN_MARK})
 
 
-def _names(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def _names(environ: Mapping[str, str]) -> list[Named]:
     users = {environ.get("USER", ""), environ.get("LOGNAME", ""), _account()[0]}
     hosts = {environ.get("HOSTNAME", ""), socket.gethostname()}
     hosts |= {each.partition(".")[0] for each in hosts}
@@ -326,9 +259,9 @@ def _names(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _paths(named: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
+def _paths(named: Iterable[tuple[str, str]]) -> list[Named]:
     """The text, its pattern and its mark, of each way in which a folder is written."""
-    found: list[tuple[str, str, str]] = []
+    found: list[Named] = []
     for name, path in named:
         for each in dict.fromkeys((path, os.path.realpath(path) if path else "")):
             text = each.rstrip("/")
@@ -348,51 +281,7 @@ def _slug(path: str) -> str:
     return re.sub("[^A-Za-z0-9]", "-", path)
 
 
-def _forms(secret: str) -> list[str]:
-    """How a secret may be printed: as a whole, line by line, without "Name: "."""
-    lines = [line for line in secret.splitlines() if len(line) >= 2 * _SHORTEST_SECRET]
-    headers = [line.partition(": ")[2].strip() for line in lines]
-    alone = [_SCHEME.sub("", header, count=1) for header in headers]
-    plain = dict.fromkeys([secret, secret.strip(), *lines, *headers, *alone])
-    return list(dict.fromkeys(form for each in plain for form in _written(each)))
-
-
-def _written(secret: str) -> list[str]:
-    """A text as it is, inside of JSON (in JSON, in JSON), in a URL, in base64."""
-    forms = [secret]
-    for plain in (False, True):
-        inside = secret
-        for _ in range(3):
-            inside = json.dumps(inside, ensure_ascii=plain)[1:-1]
-            forms.append(inside)
-    for safe in ("", "/"):
-        quoted = quote(secret, safe=safe, errors="surrogateescape")
-        small = re.sub("%..", lambda match: match[0].lower(), quoted)
-        forms += [quoted, small, quoted.replace("%20", "+")]
-    forms += _base64(secret.encode("utf-8", "surrogateescape"))
-    return list(dict.fromkeys(forms))
-
-
-def _base64(secret: bytes) -> list[str]:
-    """Those characters that say nothing but the secret, wherever it begins among other bytes."""
-    if len(secret) < _SHORTEST_IN_BASE64:
-        return []
-    forms = [base64.b64encode(secret).decode()]
-    for before, partly in enumerate((0, 2, 3)):
-        encoded = base64.b64encode(bytes(before) + secret).decode()
-        forms.append(encoded[partly : (before + len(secret)) * 8 // 6])
-    return forms + [each.translate(_FOR_URLS) for each in forms]
-
-
-def _longest_first(known: list[tuple[str, str, str]]) -> _Known:
-    ordered = sorted(known, key=lambda each: -len(each[0]))
-    patterns: dict[str, tuple[str, str]] = {}
-    for text, pattern, name in ordered:
-        patterns.setdefault(pattern, (text, name))
-    return [(text, re.compile(pattern), name) for pattern, (text, name) in patterns.items()]
-
-
-def _account_in(line: str) -> list[tuple[str, str, str]]:
+def _account_in(line: str) -> list[Named]:
     """Who is logged in, of which the answer to ``initialize`` tells the email and the like."""
     if '"control_response"' not in line:
         return []

@@ -106,7 +106,7 @@ class ScriptedClaude(Verbs):
         self._server.listen(128)
         self._path = path
         try:
-            os.makedirs(self.folder, exist_ok=True)
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
             write_executable(
                 self.executable, path, records=recordings is not None and recordings.records
             )

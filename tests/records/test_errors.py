@@ -18,6 +18,7 @@ from pytest_claude_comms.errors import (
     InvalidTransition,
     MessageNotFound,
     ModuleDirectoryNotFound,
+    RedactionError,
     RunAbandoned,
     StoreBusy,
     StoreClosed,
@@ -94,6 +95,11 @@ EXAMPLES: list[tuple[ClaudeCommsError, str, dict[str, object]]] = [
             "watch from store.cursor()"
         ),
         {"store": "memory:", "since": 3},
+    ),
+    (
+        RedactionError("title", "f raised KeyError at f.py:3"),
+        "title could not be redacted, so nothing was stored: f raised KeyError at f.py:3",
+        {"what": "title", "reason": "f raised KeyError at f.py:3", "outcome": "not done"},
     ),
     (
         WaitTimeout("page\n  of lines", message_ids=("a", "b"), timeout=2.5),

@@ -1,0 +1,336 @@
+"""What ``redact`` takes out is in no record and no file, on no store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms import (
+    ConversationStore,
+    InvalidTransition,
+    MemoryConversationStore,
+    RedactionError,
+    SecretRedactor,
+    SQLiteConversationStore,
+    StoreError,
+    TinyDBConversationStore,
+    backup_store,
+    copy_store,
+    open_store,
+    redact_secrets,
+)
+
+from .conftest import OpenStore
+from .kit import bytes_in, told
+
+SECRET = "sk-ant-api03-Zx8Kq2Wv7Lm4Rt9Yp1Bn6Cd3"
+
+
+def everywhere(store: ConversationStore) -> None:
+    """A store that was given the secret in every text that it takes."""
+    say = f"say {SECRET}!"
+    nested: dict[str, Any] = {say: [say, {"a": (say, 1, None)}], "n": 1}
+    store.create_thread(say, modules=[say, "b"], metadata=nested, thread_id="t")
+    store.add_message(
+        "t", say, say, message_type=say, status="pending", metadata=nested, message_id="m"
+    )
+    store.update_message("m", status="processing", append=say, metadata={say: say})
+    store.update_message("m", content=say)
+    store.update_message("m", append=say)
+    store.update_message("m", status="failed", error=say)
+    store.update_message("m", metadata={"late": say})
+
+
+def test_it_is_nowhere(opened: OpenStore, tmp_path: Path) -> None:
+    with opened(redact=redact_secrets) as store:
+        everywhere(store)
+        copy = MemoryConversationStore()
+        copy_store(store, copy)
+        assert SECRET not in told(store) + told(copy)
+        assert SECRET.encode() not in bytes_in(tmp_path)
+        if store.backend != "memory":
+            backup_store(store, tmp_path / "kept" / "backup")
+        store.compact(keep=2)
+        assert SECRET.encode() not in bytes_in(tmp_path)
+        message, thread = store.get_message("m"), store.get_thread("t")
+    assert SECRET.encode() not in bytes_in(tmp_path)
+    said = "say <API_KEY>!"
+    assert message.content == said * 2
+    assert (message.module_name, message.message_type, message.error) == (said, said, said)
+    nested = {said: [said, {"a": [said, 1, None]}], "n": 1}
+    assert message.metadata == {**nested, said: said, "late": said}
+    assert (thread.title, thread.modules, thread.metadata) == (said, (said, "b"), nested)
+
+
+def test_without_it_all_of_that_is_in_the_files(tmp_path: Path) -> None:
+    for scheme in ("tinydb", "sqlite"):
+        folder = tmp_path / scheme
+        with open_store(f"{scheme}:///{folder}/a", durability="process") as store:
+            everywhere(store)
+            assert bytes_in(folder).count(SECRET.encode()) > 10
+
+
+def test_what_is_returned_is_what_is_stored(opened: OpenStore) -> None:
+    store = opened(redact=redact_secrets)
+    thread = store.create_thread(SECRET)
+    message = store.add_message(thread, "m", SECRET, status="pending")
+    assert message == store.get_message(message)
+    assert message.content == thread.title == "<API_KEY>"
+    assert store.update_message(message, error=SECRET) == store.get_message(message)
+    # What is taken out is compared as it is stored: this changes nothing.
+    revision = store.cursor()
+    store.update_message(message, content="<API_KEY>", metadata={})
+    store.update_message(message, content=SECRET)
+    assert store.cursor() == revision
+
+
+def test_ids_are_left_alone(opened: OpenStore) -> None:
+    store = opened(redact=redact_secrets)
+    store.create_thread(thread_id=SECRET)
+    store.add_message(SECRET, "m", message_id=SECRET)
+    assert store.get_message(SECRET).thread_id == SECRET
+
+
+def test_three_classes_and_open_store_take_it(tmp_path: Path) -> None:
+    stores: list[ConversationStore] = [
+        MemoryConversationStore(redact=redact_secrets),
+        SQLiteConversationStore(tmp_path / "a.db", redact=redact_secrets),
+        TinyDBConversationStore(tmp_path / "a.json", redact=redact_secrets),
+    ]
+    for store in stores:
+        with store:
+            assert store.create_thread(SECRET).title == "<API_KEY>"
+    with pytest.raises(TypeError, match="redact must be a function from str to str, not 'x'"):
+        open_store("memory:", redact="x")  # type: ignore[arg-type]
+
+
+# -- a function that does not do what it has to
+
+
+def raises(text: str) -> str:
+    raise KeyError(text)
+
+
+def is_wordless(text: str) -> Any:
+    return None
+
+
+def answers_in_bytes(text: str) -> Any:
+    return text.encode()
+
+
+def grows(text: str) -> str:
+    return f"{text}!"
+
+
+def is_broken(text: str) -> str:
+    return f"{text}\udc80".replace("\udc80\udc80", "\udc80")
+
+
+WRONG = [
+    (raises, r"raises raised KeyError at .*test_redact\.py:\d+"),
+    (is_wordless, "is_wordless returned a NoneType, not a str"),
+    (answers_in_bytes, "answers_in_bytes returned a bytes, not a str"),
+    (grows, "grows changes its own results: it must leave them alone"),
+    (is_broken, "is_broken returned a lone surrogate, which no file can hold"),
+]
+
+
+@pytest.mark.parametrize(("function", "reason"), WRONG, ids=[each.__name__ for each, _ in WRONG])
+def test_nothing_is_stored_if_it_fails(opened: OpenStore, function: Any, reason: str) -> None:
+    works = True
+    store = opened(redact=lambda text: text if works else function(text))
+    store.create_thread(thread_id="t")
+    store.add_message("t", "m", "said", status="pending", message_id="m")
+    before = told(store)
+    works = False
+    for what, call in (
+        ("title", lambda: store.create_thread(SECRET)),
+        ("modules", lambda: store.create_thread(modules=[SECRET])),
+        ("metadata", lambda: store.create_thread(metadata={"a": [SECRET]})),
+        ("module_name", lambda: store.add_message("t", SECRET)),
+        ("message_type", lambda: store.add_message("t", "", message_type=SECRET)),
+        ("content", lambda: store.add_message("t", "", SECRET, message_type="")),
+        ("content", lambda: store.update_message("m", append=SECRET)),
+        ("content", lambda: store.update_message("m", content=SECRET, status="complete")),
+        ("error", lambda: store.update_message("m", error=SECRET, status="failed")),
+        ("metadata", lambda: store.update_message("m", metadata={SECRET: 1})),
+    ):
+        with pytest.raises(RedactionError) as caught:
+            call()
+        error = caught.value
+        assert error.what == what
+        assert str(error).startswith(f"{what} could not be redacted, so nothing was stored: ")
+        assert caught.match(reason.replace(function.__name__, ".*", 1))
+        # Who prints it, its cause and its context does not print the secret.
+        assert SECRET not in str(error)
+        assert (error.__cause__, error.__context__, error.transient) == (None, None, False)
+    assert told(store) == before
+    store.update_message("m", status="complete")  # no text, so nothing to redact
+
+
+def test_it_must_not_use_its_store(opened: OpenStore) -> None:
+    store: ConversationStore
+
+    def looks(text: str) -> str:
+        return text + store.get_thread("t").title
+
+    store = opened(redact=looks)
+    store.create_thread(thread_id="t")
+    with pytest.raises(RedactionError, match="looks uses the store that calls it, which it must"):
+        store.create_thread("a")
+    with pytest.raises(RedactionError, match="uses the store"):
+        store.add_message("t", "", "a", message_type="")
+    assert len(store.threads()) == 1
+
+
+def test_it_may_use_another_store(opened: OpenStore) -> None:
+    notes = MemoryConversationStore()
+
+    def notes_it(text: str) -> str:
+        notes.create_thread(text)
+        return text
+
+    store = opened(redact=notes_it)
+    store.create_thread("a")
+    assert [thread.title for thread in notes.threads()] == ["a"]
+
+
+def test_keys_that_become_one(opened: OpenStore) -> None:
+    store = opened(redact=redact_secrets)
+    thread = store.create_thread(metadata={f"{SECRET}1": 1, f"{SECRET}2": 2})
+    assert thread.metadata == {"<API_KEY>": 2}
+
+
+def test_what_is_refused_is_refused_as_ever(opened: OpenStore) -> None:
+    store = opened(redact=redact_secrets)
+    store.create_thread(thread_id="t")
+    store.add_message("t", "m", message_id="m")
+    for changes in ({"append": "a"}, {"content": "a"}, {"error": "a"}):
+        with pytest.raises(InvalidTransition):
+            store.update_message("m", **changes)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="metadata\\['a'\\] is a set"):
+        store.update_message("m", metadata={"a": {1}})
+
+
+# -- what copies, and stores of others
+
+
+def test_a_copy_holds_what_is_stored(opened: OpenStore) -> None:
+    plain, store = MemoryConversationStore(), opened(redact=redact_secrets)
+    plain.create_thread(SECRET)
+    copy_store(plain, store)
+    assert [thread.title for thread in store.threads()] == [SECRET]
+
+
+def test_a_third_party_is_asked_to_redact_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that is asked for and not applied would be worse than none."""
+
+    class Point:
+        name, value, dist = "theirs", "theirs:open", None
+
+        def load(self) -> Any:
+            return lambda url, *, clock, durability: MemoryConversationStore()
+
+    class Taking(Point):
+        def load(self) -> Any:
+            return lambda url, *, clock, durability, redact=None: MemoryConversationStore(
+                redact=redact
+            )
+
+    points: list[Any] = [Point()]
+    monkeypatch.setattr("pytest_claude_comms.stores.schemes.entry_points", lambda **_: points)
+    assert open_store("theirs:x").create_thread(SECRET).title == SECRET
+    with pytest.raises(StoreError, match="'theirs' is brought by .* takes no redact="):
+        open_store("theirs:x", redact=redact_secrets)
+    points[:] = [Taking()]
+    assert open_store("theirs:x", redact=redact_secrets).create_thread(SECRET).title != SECRET
+
+
+# -- the secrets that are known
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (SECRET, "<API_KEY>"),
+        (f"x{SECRET}", "x<API_KEY>"),
+        ("Authorization: Bearer abcdefgh12345678.x", "Authorization: Bearer <TOKEN>"),
+        ("AKIAIOSFODNN7EXAMPLE", "<TOKEN>"),
+        (
+            "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "aws_secret_access_key = <TOKEN>",
+        ),
+        (
+            "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n",
+            "AWS_SECRET_ACCESS_KEY=<TOKEN>\n",
+        ),
+        (
+            '{"SecretAccessKey": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}',
+            '{"SecretAccessKey": "<TOKEN>"}',
+        ),
+        ("postgres://joe:p@ss:w@host:1/db?x@y", "postgres://joe:<PASSWORD>@host:1/db?x@y"),
+        ("redis://:pw@host", "redis://:<PASSWORD>@host"),
+        ("https://host/a:b@c", None),
+        ("ssh://git@host:22/a", None),
+        (
+            "a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nb",
+            "a\n<PRIVATE_KEY>\nb",
+        ),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE and all that follows", "<PRIVATE_KEY>"),
+        ("ghp_abcdefghijklmnop1234", "<TOKEN>"),
+        ("the bearer of good news, secret access key: none", None),
+        ("task-and-skill sk-ant-", None),
+    ],
+)
+def test_well_known_forms(text: str, left: str | None) -> None:
+    found = redact_secrets(text)
+    assert found == (text if left is None else left)
+    assert redact_secrets(found) == found
+
+
+def test_values_of_ones_own_in_every_form() -> None:
+    secret = 'p/q "r'
+    redact = SecretRedactor([secret])
+    for form in (secret, json.dumps(secret), json.dumps(json.dumps(secret)), "p%2Fq%20%22r"):
+        assert redact(f"<{form}>") != f"<{form}>"
+        assert "q" not in redact(form)
+    assert redact(f"{secret}{secret}") == "<SECRET><SECRET>"
+    assert redact("p/q") == "p/q"
+
+
+def test_values_of_the_environment() -> None:
+    environ = {
+        "DB_PASSWORD": "swordfish",
+        "HTTPS_PROXY": "http://joe:halibut@proxy",
+        "MAX_OUTPUT_TOKENS": "1234567",
+        "HOME": "/home/joe",
+        "EMPTY_KEY": "",
+    }
+    redact = SecretRedactor(environ=environ)
+    assert redact("swordfish, halibut, 1234567, /home/joe") == (
+        "<DB_PASSWORD>, <HTTPS_PROXY>, 1234567, /home/joe"
+    )
+
+
+def test_a_secret_that_is_part_of_a_mark_is_left() -> None:
+    # <API_KEY> would become <<SECRET>>, and that another thing each time.
+    redact = SecretRedactor(["API_KEY", "SECRET", "PASSWORD"])
+    assert redact(SECRET) == redact(redact(SECRET)) == "<API_KEY>"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "text"),
+    [
+        ("swordfish", TypeError, "values must be a list of secrets, not one str"),
+        ([b"swordfish"], TypeError, r"values\[0\] is a bytes, not a str"),
+        (["swordfish", "abc"], ValueError, r"values\[1\] has 3 characters; one of fewer than 6"),
+    ],
+)
+def test_values_that_are_none(values: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text) as caught:
+        SecretRedactor(values)
+    assert "swordfish" not in str(caught.value)
