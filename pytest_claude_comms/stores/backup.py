@@ -119,7 +119,13 @@ def _write(store: BackedUp, name: str, *, overwrite: bool, progress: Progress | 
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    fsync_directory(os.path.dirname(name))
+    try:
+        fsync_directory(os.path.dirname(name))
+    except OSError as error:
+        raise StoreError(
+            f"{name}: {error.strerror or error}; the backup is there, a power cut may undo that",
+            outcome="unknown",
+        ) from error
     return size
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms import ConversationStore, HistoryGone, StoreBusy, StoreError, open_store
-from pytest_claude_comms.stores import sqlite_keeping
+from pytest_claude_comms.stores import backup, sqlite_keeping
 from pytest_claude_comms.stores.backup import backup_store
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock
@@ -284,6 +284,24 @@ def test_a_failure_leaves_nothing(
     with pytest.raises(StoreError, match="No space left"):
         backup_store(store, tmp_path / "backup")
     assert os.listdir(tmp_path) == []
+
+
+@file_stores
+def test_a_name_that_may_not_last_is_told(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(backup, "fsync_directory", fail)
+    with pytest.raises(
+        StoreError, match="the backup is there, a power cut may undo that"
+    ) as caught:
+        backup_store(store, tmp_path / "backup")
+    assert caught.value.outcome == "unknown"
+    monkeypatch.undo()
+    with reopened(store, tmp_path / "backup") as again:
+        assert everything(again) == everything(store)
 
 
 # -- restored
