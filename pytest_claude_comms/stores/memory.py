@@ -30,10 +30,9 @@ class State:
         """Message ids by thread, in the order of creation."""
         self._changes: list[ChangeRow] = []
         self._changes_of: dict[str, list[ChangeRow]] = {}
-        self._deadlines: list[tuple[int, int, str]] = []
-        """A heap of (deadline, number, message id); those that no longer hold are dropped when
-        they come up."""
-        self._number = 0
+        self._deadlines: list[tuple[int, str]] = []
+        """A heap of (deadline, message id); those that no longer hold are dropped when they
+        come up."""
         self._trimmed = 0
 
     def load(
@@ -74,7 +73,7 @@ class State:
         rows = (
             self._messages.values()
             if thread_id is None
-            else map(self._messages.__getitem__, self._order.get(thread_id, ()))
+            else map(self._messages.__getitem__, self._order[thread_id])
         )
         return [row for row in rows if statuses is None or row.status in statuses]
 
@@ -133,7 +132,7 @@ class State:
 
     def next_deadline_us(self) -> int | None:
         while self._deadlines:
-            deadline_us, _, message_id = self._deadlines[0]
+            deadline_us, message_id = self._deadlines[0]
             if self._messages[message_id].open_deadline_us == deadline_us:
                 return deadline_us
             heapq.heappop(self._deadlines)
@@ -168,8 +167,7 @@ class State:
     def _plan(self, row: MessageRow) -> None:
         deadline_us = row.open_deadline_us
         if deadline_us is not None:
-            self._number += 1
-            heapq.heappush(self._deadlines, (deadline_us, self._number, row.message_id))
+            heapq.heappush(self._deadlines, (deadline_us, row.message_id))
 
 
 class MemoryConversationStore(KeepingStore):

@@ -185,12 +185,6 @@ def is_late(row: MessageRow, now_us: int) -> bool:
     return deadline_us is not None and now_us > deadline_us
 
 
-def is_overdue(row: MessageRow, now_us: int) -> bool:
-    """Whether a poll or ``expire`` makes it ``timeout``."""
-    deadline_us = row.open_deadline_us
-    return deadline_us is not None and now_us >= deadline_us
-
-
 def timed_out(row: MessageRow, now_us: int) -> tuple[MessageRow, ChangeRow]:
     """The message after its deadline, and the change that makes it so."""
     if row.deadline_us == row.expires_us and row.expires_us is not None:

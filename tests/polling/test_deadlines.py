@@ -278,7 +278,7 @@ def test_of_many_settlers_one_wins() -> None:
 def test_broken_version_a_write_at_the_instant_that_does_not_count(
     store: MemoryConversationStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "is_late", rules.is_overdue)
+    monkeypatch.setattr(rules, "is_late", lambda row, now_us: now_us >= row.open_deadline_us)
     with pytest.raises((AssertionError, InvalidTransition)):
         test_a_write_at_the_very_instant_counts(store, clock)
 

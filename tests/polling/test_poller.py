@@ -720,3 +720,15 @@ def test_what_is_retained_of_a_trimmed_history_is_replayed() -> None:
     assert not poller.track("new").exists
     store.add_message("t", "x", message_id="new")
     assert [event.message_id for event in poller.poll_once()] == ["new"]
+
+
+def test_what_a_wait_has_seen_is_not_handed_out_again() -> None:
+    with FakeClock() as clock, MemoryConversationStore(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "x", status="pending", message_id="m")
+        poller = MessagePoller(store)
+        clock.at(1, store.update_message, "m", status="complete")
+        assert poller.wait("m").statuses == ["pending", "complete"]
+        assert poller.poll_once() == []
+        store.update_message("m", metadata={"k": 1})
+        assert [event.revision for event in poller.poll_once()] == [3]

@@ -56,7 +56,7 @@ LEGAL = {
 """Written from DESIGN, not from the code."""
 
 
-@pytest.mark.parametrize(("before", "after"), list(product(WORDS[:-1], WORDS[:-1])))
+@pytest.mark.parametrize(("before", "after"), list(product(WORDS[:-1], WORDS)))
 def test_the_table(before: str, after: str) -> None:
     assert (after in TRANSITIONS[MessageStatus(before)]) is ((before, after) in LEGAL)
 
@@ -89,8 +89,9 @@ def test_parse_refuses_other_words(word: str) -> None:
 
 @pytest.mark.parametrize("value", [None, 1, True, b"pending", ["pending"], object])
 def test_parse_refuses_other_types(value: Any) -> None:
-    with pytest.raises(TypeError, match="^it must be a MessageStatus or its word, not "):
+    with pytest.raises(TypeError) as caught:
         parse_status(value, what="it")
+    assert str(caught.value) == f"it must be a MessageStatus or its word, not {value!r}"
 
 
 def test_broken_version_a_plain_mixed_in_enum_prints_otherwise() -> None:

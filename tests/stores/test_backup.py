@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms import ConversationStore, HistoryGone, StoreBusy, StoreError, open_store
-from pytest_claude_comms.stores import backup, sqlite_keeping
+from pytest_claude_comms.stores import backup, sqlite_keeping, sqlite_rows
 from pytest_claude_comms.stores.backup import backup_store
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock
@@ -411,3 +412,32 @@ def test_it_says_what_it_wrote(store: ConversationStore, tmp_path: Path) -> None
     report = backup_store(store, tmp_path / "b", progress=lambda *each: told.append(each))
     assert report.source == store.url
     assert told[-1][1] == told[-1][2] > 0
+
+
+@pytest.mark.claude_comms(stores=["sqlite"])
+def test_what_somebody_reads_while_it_is_unfinished_is_no_backup(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written last is then still in its log, which is not part of the one file."""
+    fill(store)
+    path = tmp_path / "backup"
+    give_id = sqlite_rows.give_id
+    others: list[sqlite3.Connection] = []
+
+    def give_id_while_somebody_reads(db: sqlite3.Connection) -> None:
+        others.append(other := sqlite3.connect(f"{path}.backup", isolation_level=None))
+        other.execute("BEGIN")
+        other.execute("SELECT store_id FROM meta").fetchone()
+        give_id(db)
+
+    monkeypatch.setattr(sqlite_keeping, "give_id", give_id_while_somebody_reads)
+    with pytest.raises(StoreError, match="somebody has opened the unfinished backup"):
+        backup_store(store, path)
+    for other in others:
+        other.close()
+    assert os.listdir(tmp_path) == []
+    monkeypatch.undo()
+    backup_store(store, path)
+    with reopened(store, path) as again:
+        assert again.store_id != store.store_id
+        assert everything(again) == everything(store)

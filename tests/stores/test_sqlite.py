@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pytest_claude_comms.stores.core import BaseStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.stores.rules import ChangeRow
 from pytest_claude_comms.stores.sqlite import SQLiteConversationStore
+from pytest_claude_comms.testing.fake_clock import FakeClock
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 Python = Callable[..., "subprocess.Popen[str]"]
@@ -941,9 +943,10 @@ def test_not_a_database(path: Path, content: bytes, reason: str) -> None:
 
 def test_a_database_of_another_program(path: Path) -> None:
     with raw(path) as db:
-        db.execute("CREATE TABLE messages (id)")
+        for table in ("messages", "zoo", "album"):
+            db.execute(f"CREATE TABLE {table} (id)")
     before = path.read_bytes()
-    with pytest.raises(StoreCorrupt, match="another program .it has messages"):
+    with pytest.raises(StoreCorrupt, match="another program .it has album, messages, zoo[)]"):
         SQLiteConversationStore(path)
     assert path.read_bytes() == before
 
@@ -1175,7 +1178,7 @@ def test_closed_during_a_call(store: SQLiteConversationStore) -> None:
 
 def test_left_open_is_found(path: Path) -> None:
     store = SQLiteConversationStore(path, durability="process")
-    assert id(store) in left_open()
+    assert left_open()[id(store)][1].startswith(f"the store {store.url} was not closed")
     store.close()
     assert id(store) not in left_open()
 
@@ -1271,8 +1274,12 @@ def test_fork(store: SQLiteConversationStore, path: Path) -> None:
 
     def refused() -> None:
         for act in everything(store):
-            with pytest.raises(RuntimeError, match="before a fork"):
+            with pytest.raises(RuntimeError) as caught:
                 act()
+            assert str(caught.value) == (
+                f"the store {store.url} was opened before a fork and is used in the child: "
+                f"open it again there with open_store({store.url!r})"
+            )
         store.close()
 
     assert forked(refused) == 0
@@ -1392,3 +1399,75 @@ def test_a_terminal_message_has_no_deadline(
     assert store.get_message("m").status == "timeout"
     assert store.next_deadline_us() is None
     assert store.expire() == []
+
+
+def test_an_append_does_not_read_the_text_it_is_added_to(
+    store: SQLiteConversationStore,
+) -> None:
+    seed(store, content="x" * 5_000)
+    store.add_message("t", "module", "y" * 5_000, status="processing", message_id="other")
+    for piece in "abc":
+        store.update_message("other", append=piece)
+    (link,) = store._idle
+    said: list[str] = []
+    link.db.set_trace_callback(said.append)
+    assert store.update_message("other", append="d").content == "y" * 5_000 + "abcd"
+    link.db.set_trace_callback(None)
+    assert any("INTO changes" in statement for statement in said)
+    assert not any("contents" in statement for statement in said)
+
+
+def test_a_clock_that_was_set_back_keeps_no_history(
+    store: SQLiteConversationStore, clock: SteppedClock
+) -> None:
+    now_us = clock.time_us
+    store.create_thread(thread_id="t")
+    store.add_message("t", "module", message_id="of a later time")
+    clock.time_us -= 100 * SECOND
+    for name in "ab":
+        store.add_message("t", "module", status="pending", message_id=name)
+        store.update_message(name, status="processing")
+        store.update_message(name, status="complete")
+        store.compact(keep=0)
+        assert (
+            store.changes(0, message="of a later time").items[0].at.timestamp() == now_us / SECOND
+        )
+    store.add_message("t", "module", status="pending", message_id="c")
+    store.update_message("c", append="x")
+    store.update_message("c", status="complete")
+    clock.time_us += 10 * SECOND
+    assert store.compact(keep=timedelta(seconds=5)).removed == 2
+
+
+def test_a_busy_store_is_waited_for_five_seconds_of_its_clock(path: Path) -> None:
+    with (
+        FakeClock() as clock,
+        SQLiteConversationStore(path, clock=clock, durability="process") as store,
+        raw(path) as db,
+    ):
+        db.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusy) as caught:
+            store.create_thread()
+        assert caught.value.waited == clock.elapsed == 5
+
+
+def test_a_database_of_another_program_written_over_it(
+    store: SQLiteConversationStore, path: Path, tmp_path: Path
+) -> None:
+    seed(store)
+    other = tmp_path / "other.db"
+    with raw(other) as db:
+        db.execute("CREATE TABLE zoo (id)")
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(HistoryGone, match="another file was written over it"):
+        store.get_message("m")
+
+
+def test_sqlite_itself_never_copies_the_log_into_the_file(
+    store: SQLiteConversationStore,
+) -> None:
+    # It would do so outside the lock, in the midst of any commit.
+    seed(store)
+    assert store._idle
+    for link in store._idle:
+        assert link.db.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)

@@ -1,0 +1,148 @@
+"""What is mutated, and which tests are to see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .mutants import Mutant, python_mutants
+from .sql import sql_mutants
+
+_SAME = "tests/stores/test_same_answers.py"
+_SMALL = "tests/stores/test_small_promises.py"
+_DEADLINES = "tests/polling/test_deadlines.py"
+_RECORDS = (
+    "tests/records/test_status.py",
+    "tests/records/test_values.py",
+    "tests/records/test_memory_store.py",
+    "tests/records/test_records.py",
+)
+_KEEPING = (
+    "tests/stores/test_compact.py",
+    "tests/stores/test_copying.py",
+    "tests/stores/test_backup.py",
+)
+_MEMORY = ("tests/records/test_records.py", "tests/records/test_memory_store.py")
+_SQLITE = (
+    _SMALL,
+    _SAME,
+    "tests/stores/test_sqlite.py",
+    "tests/stores/test_sqlite_layout.py",
+    *_KEEPING,
+)
+_FILE = (
+    "tests/stores/test_sqlite.py::test_fork",
+    "tests/stores/test_sqlite.py::test_left_open_is_found",
+    "tests/stores/test_sqlite.py::test_an_idle_poll_reads_nothing",
+    "tests/stores/test_sqlite.py::test_a_busy_store_is_waited_for_five_seconds_of_its_clock",
+)
+_POLLING = (
+    "tests/polling/test_tracking.py",
+    "tests/polling/test_poller.py",
+    "tests/polling/test_dispatch.py",
+    "tests/polling/test_waiting.py",
+    _DEADLINES,
+    "tests/polling/test_trouble.py",
+)
+
+SLOW: Final = frozenset(
+    {
+        "test_a_store_that_answers_otherwise_is_found",
+        "test_an_hour_passes_the_same_way_every_time",
+        "test_eight_processes_create_it_at_once",
+        "test_kill_9",
+        "test_message_id_of_never_raises_anything_else",
+        "test_nor_does_thread_id_of",
+        "test_nothing_that_returned_is_missed",
+        "test_processes",
+        "test_small_form",
+        "test_ten_thousand_tracked_messages",
+        "test_the_hammer_finds_a_store_that_is_blind_to_others",
+        "test_thousands_of_messages",
+        "test_what_is_known_keeps_up_with_many_threads",
+        "test_what_json_holds_comes_back_as_it_was",
+    }
+)
+"""Tests that take seconds each: only ``--slow`` runs them, for what the others left alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file of the package, and the tests whose business it is."""
+
+    path: str
+    tests: tuple[str, ...]
+    at_import: tuple[str, ...]
+    """The few to try what is decided at import with: each mutant runs them from the start."""
+
+    def mutants(self, source: str, kind: str) -> list[Mutant]:
+        found = []
+        if kind in ("python", "all"):
+            found += python_mutants(source)
+            if self.path == "status.py":
+                found += table_mutants(source)
+        if kind in ("sql", "all") and "sqlite" in self.path:
+            found += sql_mutants(source)
+        # A statement is a text, too; changing it so that it is none proves nothing.
+        return found
+
+
+TARGETS: Final = {
+    target.path: target
+    for target in (
+        Target("status.py", _RECORDS, ("tests/records/test_status.py",)),
+        Target("records.py", _RECORDS, _MEMORY),
+        Target("stores/rules.py", (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_KEEPING), _MEMORY),
+        Target(
+            "stores/core.py", (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_FILE), (*_MEMORY, _SMALL)
+        ),
+        Target("stores/memory.py", (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_KEEPING), _MEMORY),
+        Target("stores/sqlite_rows.py", _SQLITE, _SQLITE),
+        Target("stores/sqlite_keeping.py", _SQLITE, _SQLITE),
+        Target("stores/sqlite_link.py", _SQLITE, _SQLITE),
+        Target("stores/sqlite.py", _SQLITE, _SQLITE),
+        Target(
+            "stores/journal.py",
+            (_SMALL, _SAME, "tests/stores/test_journal.py", "tests/stores/test_tinydb.py"),
+            ("tests/stores/test_journal.py",),
+        ),
+        Target("tracking.py", _POLLING, ("tests/polling/test_tracking.py",)),
+        Target("dispatch.py", _POLLING, ("tests/polling/test_dispatch.py",)),
+        Target("following.py", _POLLING, ("tests/polling/test_poller.py",)),
+        Target("waiting.py", _POLLING, ("tests/polling/test_waiting.py",)),
+        Target("wait_page.py", _POLLING, ("tests/polling/test_waiting.py",)),
+        Target("polling.py", _POLLING, ("tests/polling/test_poller.py",)),
+    )
+}
+
+_WORDS = ("PENDING", "PROCESSING", "COMPLETE", "FAILED", "TIMEOUT", "CANCELLED", "UNKNOWN")
+
+
+def table_mutants(source: str) -> list[Mutant]:
+    """Each single flip of the tables in ``status.py``: who may follow whom, who ends."""
+    end = len(source.encode())
+
+    def mutant(table: str, value: str) -> Mutant:
+        return Mutant(
+            kind="table",
+            start=end,
+            end=end,
+            new=f"\n{table} = {value}\n",
+            lines=(1, 1),
+            function=None,
+            constant=table,
+        )
+
+    flips = []
+    for before in _WORDS[:-1]:
+        for after in _WORDS:
+            flip = f"TRANSITIONS[MessageStatus.{before}] ^ {{MessageStatus.{after}}}"
+            flips.append(
+                mutant(
+                    "TRANSITIONS",
+                    f"MappingProxyType({{**TRANSITIONS, MessageStatus.{before}: {flip}}})",
+                )
+            )
+    for table in ("TERMINAL", "STORABLE"):
+        flips += [mutant(table, f"{table} ^ {{MessageStatus.{word}}}") for word in _WORDS]
+    return flips
