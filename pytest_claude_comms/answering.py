@@ -15,6 +15,7 @@ from .claude.updates import StreamUpdate
 from .clock import SECOND, Signal
 from .errors import (
     ClaudeError,
+    HistoryGone,
     InvalidTransition,
     RedactionError,
     RunAbandoned,
@@ -242,12 +243,22 @@ class Answering:
 
     def _look_at_message(self, process: ClaudeProcess, *, instant_over: bool) -> None:
         """Let deadlines pass, and end the run of a message that has ended."""
-        self._follower.look_patiently(self._wakeup, instant_over=instant_over)
+        self._look(instant_over=instant_over)
         if self._has_ended:
             process.begin_end(self._intent())  # first: the store may be in trouble
             self._note_cancelled()
         elif process.overflowed:
             process.begin_end()  # no intent: if it has given its result, that decides
+
+    def _look(self, *, instant_over: bool = True) -> None:
+        try:
+            self._follower.look_patiently(self._wakeup, instant_over=instant_over)
+        except HistoryGone as gone:
+            if gone.since is None:
+                raise  # not just trimmed: it is another store
+            # Of a message there is always what it has come to, and no more is needed here.
+            self._follower = Follower(self.store, interval_us=_BEAT_US)
+            self._tracker = self._follower.track(self.message_id)
 
     def _note_cancelled(self) -> None:
         """Store at once that who asked has given up, and in the same commit the text that waits:
@@ -257,7 +268,7 @@ class Answering:
         self._noted = True
         with suppress(InvalidTransition):  # its deadline, or somebody else, was first
             self._write(status=MessageStatus.CANCELLED, error=self._reason, **self._unstored_text())
-        self._follower.look_patiently(self._wakeup)
+        self._look()
 
     @property
     def _has_ended(self) -> bool:
@@ -397,11 +408,11 @@ class Answering:
             self._stored_at_us = self._clock.monotonic_us()
         except InvalidTransition:
             # Its deadline, or somebody who cancelled it. The next look ends the run.
-            self._follower.look_patiently(self._wakeup)
+            self._look()
 
     def _conclude(self, process: ClaudeProcess) -> None:
         # What it did at the very instant of the deadline counts, so that is not settled here.
-        self._follower.look_patiently(self._wakeup, instant_over=False)
+        self._look(instant_over=False)
         intent = process.intent or (self._intent() if self._has_ended else None)
         outcome = self._reader.finish(process.exit_code, process.stderr, intent)
         if process.overflowed and outcome.error_kind in ("signal", "no_result"):

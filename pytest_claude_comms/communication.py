@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from .answering import Answering
 from .claude.command import build_command, build_environment, find_cli, find_directory
 from .claude.process import ClaudeProcess
 from .clock import seconds_to_us
-from .errors import InvalidTransition, StoreError, WaitTimeout
+from .errors import HistoryGone, InvalidTransition, WaitTimeout
 from .polling import MessagePoller
 from .stores import values
 
@@ -60,14 +60,31 @@ class Reply:
         Raises WaitTimeout after ``timeout`` seconds, and lets them go on.
         """
         __tracebackhide__ = True
-        try:
-            MessagePoller(self._store).wait(self._answering.message_id, timeout)
-        except WaitTimeout as error:
-            self._explain(error)
-            raise
+        for left in self._left(timeout):
+            try:
+                MessagePoller(self._store).wait(self._answering.message_id, left)
+                break
+            except WaitTimeout as error:
+                self._explain(error)
+                raise
+            except HistoryGone as gone:
+                self._raise_unless_trimmed(gone)
         # What is left is the end of the process, and that is bounded.
         self._runner.join()
         return self
+
+    def _left(self, timeout: float | None) -> Iterator[float | None]:
+        """How much patience is left, for one wait after the other."""
+        clock = self._store.clock
+        began = clock.monotonic()
+        yield timeout
+        while True:
+            yield None if timeout is None else max(0.0, timeout - (clock.monotonic() - began))
+
+    def _raise_unless_trimmed(self, gone: HistoryGone) -> None:
+        # Trimmed, the history still has what the answer has come to; else it is another store.
+        if gone.since is None:
+            raise gone
 
     def _explain(self, error: WaitTimeout) -> None:
         if not self._answering.over:
@@ -76,20 +93,20 @@ class Reply:
     def cancel(self) -> Message:
         """Make the answer ``cancelled`` and end the run; returns the answer.
 
-        Returns when the process and what it started are gone. An answer that has ended already
-        stays what it is.
+        Returns when the process and what it started are gone. The answer keeps all the text that
+        came; one that has ended already stays what it is.
         """
-        self._cancel()
+        self._answering.cancel()  # the run itself: it may have text that is not stored yet
         self._runner.join()
-        return self.answer
+        return self._cancelled()
 
-    def _cancel(self) -> None:
-        try:
-            self._store.update_message(self._answering.message_id, status="cancelled")
-        except InvalidTransition:
-            pass
-        except StoreError:  # the run ends all the same, and asks the store for longer than we did
-            self._answering.cancel()
+    def _cancelled(self) -> Message:
+        answer = self.answer
+        if answer.status.is_terminal:
+            return answer
+        with suppress(InvalidTransition):  # a run that was lost has noted nothing
+            return self._store.update_message(answer, status="cancelled")
+        return self.answer
 
     def _abandon(self) -> None:
         """As ``cancel``, for one who is on the way out with an error and must not get another."""
@@ -99,20 +116,23 @@ class Reply:
 
     async def wait_async(self, timeout: float | None = None) -> Reply:
         """As ``wait``, for asyncio. Cancelling the task that awaits it leaves the run alone."""
-        poller = MessagePoller(self._store)
-        try:
-            await poller.wait_async(self._answering.message_id, timeout)
-        except WaitTimeout as error:
-            self._explain(error)
-            raise
+        for left in self._left(timeout):
+            try:
+                await MessagePoller(self._store).wait_async(self._answering.message_id, left)
+                break
+            except WaitTimeout as error:
+                self._explain(error)
+                raise
+            except HistoryGone as gone:
+                self._raise_unless_trimmed(gone)
         await self._ended_async()
         return self
 
     async def cancel_async(self) -> Message:
         """As ``cancel``, for asyncio."""
-        self._cancel()
+        self._answering.cancel()
         await self._ended_async()
-        return self.answer
+        return self._cancelled()
 
     async def _abandon_async(self) -> None:
         self._answering.cancel()

@@ -61,8 +61,10 @@ Which store:
                             the nearest one, here or above, that says so;
                             relative to the folder it is in
   4. the one store file in this directory, if there is just one
-Three slashes are a relative path, four an absolute one. Only 'ask', 'replay'
-and 'demo' create a store; with the others it has to be there.
+Three slashes are a relative path, four an absolute one. A backup beside the
+store does not count as long as nobody has opened it to write. Only 'ask',
+'replay', 'demo' and 'copy' create a store; with the others it has to be there.
+What only looks ('status', 'doctor', 'check', ...) changes nothing on the disk.
 
 The options below may stand before or after the name of a command. Ids may be
 cut short as long as only one fits.
@@ -223,6 +225,9 @@ def _ended(error: BaseException, call: Call) -> int:
         _complain(f"{error.format_message().rstrip('.')}{hint}")
         return exits.USAGE
     code = exits.of_error(error)
+    if code is None and (damage := _damage_in(call.opened)):
+        _complain(damage)
+        return exits.STORE
     if code is None:
         _complain(
             f"{type(error).__name__}: {exits.words(error)}; this should not happen: "
@@ -231,6 +236,23 @@ def _ended(error: BaseException, call: Call) -> int:
         return exits.FAILED
     _complain(exits.words(error))
     return code
+
+
+def _damage_in(url: str) -> str:
+    """What is wrong with the store in which nobody foresaw an error, or ""."""
+    from ..stores.checking import check_store
+
+    try:
+        findings = check_store(url).findings if url else ()
+    except Exception:  # noqa: BLE001 - the error that is told is the other one
+        return ""
+    if not findings:
+        return ""
+    more = f", and {len(findings) - 1:,} more" if len(findings) > 1 else ""
+    return (
+        f"{url} is damaged: {findings[0].thing}: {findings[0].reason}{more}; "
+        "'claude-comms check' says all, and what to do"
+    )
 
 
 def _complain(text: str) -> None:

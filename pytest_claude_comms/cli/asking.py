@@ -11,7 +11,7 @@ import click
 
 from . import exits
 from .call import Call
-from .declaring import command
+from .declaring import command, completing
 from .durations import Seconds
 from .exits import CommandError
 
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from ..stores.base import ConversationStore
     from .live_ask import Heard
 
+_AT_ONCE = "the answer would be 'timeout' at once"
 _TOOLS = "As the CLI's option; may be given several times, or with commas."
+
+_OF_TOOLS = ("allowed_tools", "disallowed_tools")
+_OF_THE_CLI = (
+    "model", "system_prompt", "append_system_prompt", "resume", "fork_session", "session_id",
+    "max_turns", "permission_mode",
+)  # fmt: skip
+"""What is passed on to it, beside the tools."""
 
 
 @command(
@@ -36,18 +44,18 @@ _TOOLS = "As the CLI's option; may be given several times, or with commas."
 @click.argument("prompt", metavar="PROMPT|-")
 @click.option(
     "--timeout",
-    type=Seconds(none=True),
+    type=Seconds(none=True, zero=_AT_ONCE),
     default="none",
     show_default=True,
-    help="How long the answer may take in all.",
+    help="How long the answer may take in all: a SPAN, or none.",
 )
 @click.option(
     "--stall-timeout",
-    type=Seconds(none=True),
+    type=Seconds(none=True, zero=_AT_ONCE),
     default="5m",
     show_default=True,
-    help="How long the CLI may say nothing. The answer becomes 'timeout' then, also if this "
-    "command was killed: with 'none' (and no --timeout) only 'cancel' would end it.",
+    help="How long the CLI may say nothing: a SPAN, or none. The answer becomes 'timeout' then, "
+    "also if this command was killed: with 'none' (and no --timeout) only 'cancel' would end it.",
 )
 @click.option("--model", metavar="MODEL", help="As the CLI's option.")
 @click.option("--system-prompt", metavar="TEXT", help="In place of the CLI's.")
@@ -59,7 +67,12 @@ _TOOLS = "As the CLI's option; may be given several times, or with commas."
 @click.option("--disallowed-tools", metavar="TOOLS", multiple=True, help=_TOOLS)
 @click.option("--permission-mode", metavar="MODE", help="As the CLI's option.")
 @click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="As the CLI's option.")
-@click.option("--thread", metavar="THREAD", help="Ask in this thread, not in a new one.")
+@click.option(
+    "--thread",
+    metavar="THREAD",
+    shell_complete=completing("threads"),
+    help="Ask in this thread, not in a new one.",
+)
 @click.option("--title", default="", metavar="TEXT", help="The new thread's title.")
 @click.option("--questioner", metavar="NAME", help="Who asks.  [default: this directory's name]")
 @click.option("--claude", metavar="PATH", default="claude", help="The CLI.  [default: claude]")
@@ -108,7 +121,8 @@ def ask(call: Call, module_dir: str, prompt: str, **options: Any) -> int:
     options["env"] = _variables(options["env"])
     _check(module_dir, text, options)
     with ExitStack() as stack:
-        store = stack.enter_context(call.store(create=True))
+        # A thread is in a store that is there.
+        store = stack.enter_context(call.store(create=options["thread"] is None))
         stops = stack.enter_context(Stops())  # before anything is stored or started
         if stops.count:
             return stops.exit_code
@@ -156,14 +170,24 @@ def _variables(given: tuple[str, ...]) -> dict[str, str]:
 
 def _check(module_dir: str, prompt: str, options: dict[str, Any]) -> None:
     """What is mistyped is told before a store is made for it."""
-    from ..claude.command import build_environment, find_cli, find_directory
+    from ..claude.command import build_command, build_environment, find_cli, find_directory
+    from ..stores.values import text
 
     if not prompt.strip():
         raise CommandError(exits.USAGE, "the prompt is empty, which the CLI refuses")
     try:
+        for value, name in (
+            (prompt, "the prompt"),
+            (options["title"], "--title"),
+            (options["questioner"] or "", "--questioner"),
+        ):
+            text(value, name)
         find_directory(module_dir)
         find_cli(options["claude"], build_environment(os.environ, extra=options["env"]))
-    except ValueError as error:  # a path with a NUL character
+        given: dict[str, Any] = {name: _all_tools(options[name]) for name in _OF_TOOLS}
+        given |= {name: options[name] for name in _OF_THE_CLI}
+        build_command([options["claude"]], **given)
+    except ValueError as error:
         raise CommandError(exits.USAGE, str(error)) from error
 
 
@@ -179,9 +203,9 @@ def _begin(
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     questioner = given.pop("questioner", "") or os.path.basename(os.getcwd()) or "claude-comms"
-    for name in ("allowed_tools", "disallowed_tools"):
+    for name in _OF_TOOLS:
         if name in given:
-            given[name] = [tool for each in given[name] for tool in _tools(each)]
+            given[name] = _all_tools(given[name])
     if "thread" in given:
         given["thread"] = find_thread(store, given["thread"])
     try:
@@ -199,6 +223,10 @@ def _begin(
         raise CommandError(exits.USAGE, str(error)) from error
     reply._answering.tell_when_over(heard)
     return reply
+
+
+def _all_tools(given: tuple[str, ...]) -> list[str]:
+    return [tool for each in given for tool in _tools(each)]
 
 
 def _tools(text: str) -> list[str]:

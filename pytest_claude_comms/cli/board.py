@@ -28,7 +28,9 @@ _STATUS: Final = 3
 """Its column; it may change at any time, so its width does not."""
 _STATUS_WIDTH: Final = 10
 _NUMBERS: Final = (4, 5)
-_LEAST_LAST: Final = 30
+_ROOMY_LAST: Final = 30
+_LEAST_LAST: Final = 9
+"""Cells of what happened last: enough for when, and for more of it."""
 _LONGEST_ID: Final = 40
 _LONGEST_MODULE: Final = 20
 
@@ -129,7 +131,7 @@ class Board:
 
 def table(out: Output, rows: Sequence[Row], now: datetime, columns: int) -> list[tuple[str, int]]:
     """The rows as painted lines with their cells, a head first; for a terminal of so many
-    columns. Where it is narrow the thread goes first, then the module."""
+    columns. Where it is narrow the thread goes first, then the module, the characters, the time."""
     cells = [_cells(row, now) for row in rows]
     head = ("MESSAGE", "THREAD", "MODULE", "STATUS", "TIME", "CHARS", "LAST CHANGE")
     widths = [max(width(each[place]) for each in [head, *cells]) for place in range(len(head))]
@@ -139,9 +141,9 @@ def table(out: Output, rows: Sequence[Row], now: datetime, columns: int) -> list
     widths[_STATUS] = _STATUS_WIDTH
     widths[4], widths[5] = max(widths[4], 6), max(widths[5], 7)
     shown = list(range(len(head)))
-    for leaves in (1, 2):
-        # The last column can be cut, but not to nothing.
-        if sum(widths[place] + 2 for place in shown) - widths[6] + _LEAST_LAST > columns:
+    # The last column can be cut, but not to nothing.
+    for leaves, least in ((1, _ROOMY_LAST), (2, _ROOMY_LAST), (5, _LEAST_LAST), (4, _LEAST_LAST)):
+        if sum(widths[place] + 2 for place in shown[:-1]) + least >= columns:
             shown.remove(leaves)
     colours = [None, *(STATUS_COLOURS.get(row.status.value) for row in rows)]
     return [

@@ -24,6 +24,8 @@ class Call:
         self.quiet = False
         self.no_color = False
         self.debug = bool(os.environ.get("CLAUDE_COMMS_DEBUG"))
+        self.opened = ""
+        """The URL of the store that was opened last, "" before."""
 
     @cached_property
     def out(self) -> Output:
@@ -32,13 +34,13 @@ class Call:
 
         return Output(json=self.json, quiet=self.quiet, no_color=self.no_color)
 
-    def store_url(self, *, create: bool = False) -> str:
+    def store_url(self, *, create: bool = False, besides: str = "") -> str:
         """The URL of the chosen store; see :mod:`.choosing`. Raises CommandError."""
         if self.given is not None:
             return self.given.url
         from .choosing import choose
 
-        return choose(self.url, create=create)
+        return choose(self.url, create=create, besides=besides)
 
     def store(self, *, create: bool = False) -> AbstractContextManager[ConversationStore]:
         """The chosen store, open for a ``with`` block.
@@ -51,4 +53,19 @@ class Call:
         from .choosing import open_chosen
 
         with self.out.working("opening the store"):
-            return open_chosen(self.store_url(create=create))
+            self.opened = self.store_url(create=create)
+            return open_chosen(self.opened)
+
+    def reading(self, *, besides: str = "") -> AbstractContextManager[ConversationStore]:
+        """As ``store``, for a command that only looks: whatever lies on the disk stays as it is.
+
+        ``besides`` is a file that is not meant where none is named. Raises CommandError and
+        StoreError.
+        """
+        if self.given is not None:
+            return nullcontext(self.given)
+        from .choosing import open_chosen
+
+        with self.out.working("opening the store"):
+            self.opened = self.store_url(besides=besides)
+            return open_chosen(self.opened, reading=True)

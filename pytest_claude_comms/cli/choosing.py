@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+import sys
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from . import exits
@@ -23,34 +24,54 @@ _ENDINGS = tuple(_KINDS)
 _MAKERS = "'ask', 'replay' and 'demo' make one"
 _APPLICATION_ID = b"ClCo"
 _HEAD = 4096
-_HOW = (
-    "say which by --store URL (sqlite:///comms.db, tinydb:///comms.json, or the path of a store's "
-    f"file), by {VARIABLE}, or by store = … under [tool.claude-comms] in pyproject.toml"
-)
+_OPEN_HERE = b"SQLite format 3\0".ljust(60, b"\1") + b"\1" * 8 + _APPLICATION_ID
+"""In place of the head of a file that this process has open as a SQLite store."""
+_HOW = f"""\
+say which, by one of:
+  --store URL               sqlite:///comms.db, tinydb:///comms.json,
+                            or the path of a store's file
+  {VARIABLE}=URL
+  pyproject.toml            [tool.claude-comms]
+                            store = "sqlite:///comms.db\""""
+"""In lines of its own: a terminal would break one long line anywhere."""
 
 
-def choose(given: str = "", *, create: bool = False) -> str:
+def choose(given: str = "", *, create: bool = False, besides: str = "") -> str:
     """The URL of the store: what was given, else the environment's, pyproject.toml's, or the
-    one store file of this directory.
+    one store file of this directory, that at the path ``besides`` left out.
 
-    Raises CommandError: for none or several (usage), and, unless ``create``, for a store that
-    is not there (store trouble).
+    A file is named by its absolute path. Raises CommandError: for none or several (usage), and,
+    unless ``create``, for a store that is not there (store trouble) or in memory (usage).
     """
     if not given and _was_given_empty():
         raise CommandError(exits.USAGE, f"--store names nothing; {_HOW}")
     variable = os.environ.get(VARIABLE, "")
+    said = f"as {given!r} says"
     if given:
-        url = _as_url(given, said=f"as {given!r} says", create=create)
+        url = _as_url(given, said=said, create=create)
     elif variable:
-        url = _as_url(variable, said=f"as {VARIABLE}={variable!r} says", create=create)
+        said = f"as {VARIABLE}={variable!r} says"
+        url = _as_url(variable, said=said, create=create)
     else:
-        url = _from_project(create=create) or _only_one_here()
+        url, said = _from_project(create=create)
+        url = url or _only_one_here(besides)
     if "\0" in url:
         raise CommandError(exits.USAGE, "the name of a store cannot have a NUL character")
     _check_regular(url)
     if not create:
-        _check_there(url)
+        refuse_memory(url)
+        _check_there(url, said)
     return url
+
+
+def refuse_memory(url: str) -> None:
+    """What another process has in its memory nobody sees. Raises CommandError: usage."""
+    if url.startswith("memory:"):
+        raise CommandError(
+            exits.USAGE,
+            f"{url!r}: a memory store is seen by the process that made it only, and ends with it: "
+            "name a store that has a file",
+        )
 
 
 def _was_given_empty() -> bool:
@@ -66,12 +87,17 @@ def _was_given_empty() -> bool:
     return False
 
 
-def open_chosen(url: str) -> ConversationStore:
-    """Open a store. What the URL is wrong about is a usage error."""
-    from ..stores import open_store
+def open_chosen(url: str, *, reading: bool = False) -> ConversationStore:
+    """Open a store; with ``reading`` only to be looked at, so that nothing on the disk changes.
 
-    redact = _redact()
+    What the URL is wrong about is a usage error.
+    """
+    from ..stores import open_for_reading, open_store
+
     try:
+        if reading:
+            return open_for_reading(url)
+        redact = _redact()
         return open_store(url) if redact is None else open_store(url, redact=redact)
     except ValueError as error:
         raise CommandError(exits.USAGE, str(error)) from error
@@ -112,8 +138,7 @@ def kind_of(path: str) -> str | None:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         # To open a FIFO would wait for somebody who writes to it.
         raise OSError(errno.EINVAL, "it is no regular file", path)
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
+    head = _head_of(path)
     if head.startswith(b"SQLite format 3\0"):
         return "sqlite" if head[68:72] == _APPLICATION_ID else None
     # Our table comes first in the file; "store_id" tells it from a user's of the same name.
@@ -136,7 +161,9 @@ def _as_url(named: str, folder: str = "", *, said: str, create: bool) -> str:
     scheme, colon, rest = named.partition(":")
     # C:\comms.db: one letter is a drive.
     if colon and len(scheme) > 1 and scheme.replace("+", "").replace("-", "").isalnum():
-        if folder and scheme in ("sqlite", "tinydb") and rest.startswith("///"):
+        if scheme in ("sqlite", "tinydb") and rest.startswith("///") and rest[3:]:
+            if rest.endswith("/"):  # a folder's: who opens it says so
+                return named
             return f"{scheme}:///{os.path.abspath(os.path.join(folder, rest[3:]))}"
         return named
     path = os.path.abspath(os.path.join(folder, named))
@@ -163,19 +190,18 @@ def _as_url(named: str, folder: str = "", *, said: str, create: bool) -> str:
     return f"{kind}:///{path}"
 
 
-def _from_project(*, create: bool) -> str:
-    """What the nearest pyproject.toml with a table of ours says; "" if none does."""
+def _from_project(*, create: bool) -> tuple[str, str]:
+    """What the nearest pyproject.toml with a table of ours says, and that it does; else ""."""
     folder = os.getcwd()
     while True:
         path = os.path.join(folder, "pyproject.toml")
         found = _said_in(path)
         if found:
-            return _as_url(
-                found, folder, said=f"as store = {found!r} in {path} says", create=create
-            )
+            said = f"as store = {found!r} in {path} says"
+            return _as_url(found, folder, said=said, create=create), said
         above = os.path.dirname(folder)
         if above == folder:
-            return ""
+            return "", ""
         folder = above
 
 
@@ -225,24 +251,58 @@ def _toml(text: str) -> dict[str, Any]:
     return found
 
 
-def _only_one_here() -> str:
-    found = []
+def _only_one_here(besides: str) -> str:
+    """The store of this directory. A backup beside it does not count: it is none as long as
+    nobody has opened it to write to."""
+    found: dict[str, str] = {}
+    backups: dict[str, str] = {}
     for name in sorted(os.listdir()):
-        if name.endswith(_ENDINGS) and os.path.isfile(name):
-            try:
-                kind = kind_of(name)
-            except OSError:
-                continue
-            if kind is not None:
-                found.append(f"{kind}:///{name}")
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listed = "\n".join(f"  {url}" for url in found)
+        if not name.endswith(_ENDINGS) or not os.path.isfile(name):
+            continue
+        try:
+            kind = kind_of(name)
+            if kind is not None and not _is_same(name, besides):
+                path = os.path.abspath(name)
+                claimed = _is_claimed(path, kind)
+                (found if claimed else backups)[path] = f"{kind}:///{path}"
+        except OSError:
+            continue
+    urls = list((found or backups).values())
+    if len(urls) == 1:
+        return urls[0]
+    if urls:
+        what = "stores" if found else "backups, and no other store,"
+        listed = "\n".join(f"  {url}" for url in urls)
         raise CommandError(
-            exits.USAGE, f"there are {len(found)} stores in this directory:\n{listed}\n{_HOW}"
+            exits.USAGE, f"there are {len(urls)} {what} in this directory:\n{listed}\n{_HOW}"
         )
     raise CommandError(exits.USAGE, f"which store? There is none in this directory; {_HOW}")
+
+
+def _is_same(name: str, other: str) -> bool:
+    try:
+        return bool(other) and os.path.samefile(name, other)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_claimed(path: str, kind: str) -> bool:
+    """Whether somebody has ever had it open as a store, and it is not just a backup of one."""
+    if kind == "tinydb":
+        return os.path.exists(f"{path}.journal")
+    return _head_of(path)[60:64] != bytes(4)  # SQLite's user_version: see sqlite_rows.UNCLAIMED
+
+
+def _head_of(path: str) -> bytes:
+    """The first bytes of a file. Raises OSError."""
+    # Closing a descriptor of our own would take SQLite's locks with it, if it is open here.
+    link = sys.modules.get(f"{__package__.rpartition('.')[0]}.stores.sqlite_link")
+    kept_closed = nullcontext(True) if link is None else link.kept_closed(path)
+    with kept_closed as is_closed:
+        if not is_closed:
+            return _OPEN_HERE
+        with open(path, "rb") as file:
+            return file.read(_HEAD)
 
 
 def _check_regular(url: str) -> None:
@@ -256,7 +316,7 @@ def _check_regular(url: str) -> None:
         raise CommandError(exits.STORE, f"{path}: it is no regular file")
 
 
-def _check_there(url: str) -> None:
+def _check_there(url: str, said: str) -> None:
     """Opening a store makes it if it is missing, and takes over an empty or foreign TinyDB."""
     path = path_of(url)
     if path is None:
@@ -264,7 +324,7 @@ def _check_there(url: str) -> None:
     try:
         size = os.stat(path).st_size
     except FileNotFoundError:
-        raise CommandError(exits.STORE, f"there is no store at {path}; {_MAKERS}") from None
+        raise CommandError(exits.STORE, f"there is no store at {path}, {said}; {_MAKERS}") from None
     except OSError as error:
         raise CommandError(exits.STORE, exits.words(error)) from error
     if os.path.isdir(path):

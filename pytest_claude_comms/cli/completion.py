@@ -28,7 +28,10 @@ _SHELLS = ("bash", "zsh", "fish")
 )
 @click.argument("shell", type=click.Choice(_SHELLS), required=False)
 def completion(call: Call, shell: str | None) -> None:
-    """Print the script by which a shell completes commands and options.
+    """Print the script by which a shell completes commands, options and ids.
+
+    The ids are those of the store that the command would take (of the last 200 that fit, if it is
+    no larger than 32 MB); looking for them writes nothing.
 
     Without the name of a shell it is for the one in SHELL. bash has to be 4.4 or later; zsh
     needs the folder of the script in its fpath, before 'compinit'.

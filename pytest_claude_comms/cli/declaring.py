@@ -11,13 +11,27 @@ import click
 from . import exits
 from .call import Call
 
+SPANS = "A SPAN is a number of seconds, or one with a unit: 90, 90s, 5m, 1.5h, 2d."
+
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Keep a common option on the call. One that was not given leaves what stood before."""
-    if value and not ctx.resilient_parsing:
+    if value:
         setattr(ctx.ensure_object(Call), str(param.name), value)
+
+
+def completing(name: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """What offers words for an argument: a function of :mod:`.completing`, imported when asked."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from . import completing as offers
+
+        found: list[Any] = getattr(offers, name)(ctx, param, incomplete)
+        return found
+
+    return complete
 
 
 def common_options(*, json: bool, store: bool) -> list[click.Option]:
@@ -30,6 +44,7 @@ def common_options(*, json: bool, store: bool) -> list[click.Option]:
                 metavar="URL",
                 callback=_remember,
                 expose_value=False,
+                shell_complete=completing("files"),
                 help="Where the messages are: sqlite:///comms.db, tinydb:///comms.json, or the "
                 "path of a store's file. See 'claude-comms --help'.",
             )
@@ -72,6 +87,8 @@ def command(
             context_settings=SETTINGS,
             epilog=_verbatim("Examples:", examples),
         )(run)
+        if any(param.type.name == "SPAN" for param in made.params):
+            made.epilog = f"{SPANS}\n\n{made.epilog}"
         made.params += common_options(json=json, store=store)
         return made
 

@@ -22,8 +22,10 @@ class Seconds(Type):
 
     name = "SPAN"
 
-    def __init__(self, *, none: bool = False) -> None:
+    def __init__(self, *, none: bool = False, zero: str = "") -> None:
+        """``zero`` is why a span of none at all is refused; "" if it is not."""
         self._none = none
+        self._zero = zero
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -38,6 +40,8 @@ class Seconds(Type):
         if not 0 <= seconds <= 1e11:
             also = ", or none" if self._none else ""
             self.fail(f"{value!r} is no span of time: 90, 90s, 5m, 1.5h, 2d{also}", param, ctx)
+        if self._zero and not seconds:
+            self.fail(f"{value!r}: {self._zero}", param, ctx)
         return seconds
 
 

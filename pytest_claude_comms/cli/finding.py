@@ -79,13 +79,13 @@ def exact_thread(store: ConversationStore, given: str) -> ConversationThread | N
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'status'?``, or nothing."""
+    """`` (did you mean 'status'?)``, or nothing."""
     from difflib import get_close_matches
 
     found = get_close_matches(word, _alike(word, known), n=3, cutoff=0.6)
     if not found:
         return ""
-    return f"; did you mean {' or '.join(repr(clean(each)) for each in found)}?"
+    return f" (did you mean {' or '.join(repr(clean(each)) for each in found)}?)"
 
 
 def _alike(word: str, known: Iterable[str]) -> list[str]:

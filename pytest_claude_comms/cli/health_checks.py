@@ -101,10 +101,9 @@ def store(call: Call) -> Iterator[Finding]:
         return
     path = path_of(url)
     if path is not None:
-        # Before it is opened: that would create what of its files is missing.
         yield from _files(path)
     try:
-        with call.store() as opened:
+        with call.reading() as opened:
             yield from _contents(opened)
     except Exception as error:
         if exits.of_error(error) is None:
@@ -155,7 +154,7 @@ def _files(path: str) -> Iterator[Finding]:
             "store: folder",
             f"{folder} cannot be written",
             "problem",
-            "even reading a store takes a lock file beside it",
+            "whoever writes to a store needs a lock file beside it",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -43,16 +44,14 @@ def copy(call: Call, source: str, target: str) -> None:
     not copied; to keep those too, use 'backup'.
     """
     from ..stores.copying import copy_store
-    from .choosing import choose, open_chosen
+    from .choosing import choose, open_chosen, refuse_memory
 
     from_url, to_url = choose(source), choose(target, create=True)
-    for url in (from_url, to_url):
-        if url.startswith("memory:"):
-            raise CommandError(exits.USAGE, "a memory store ends with this command: name a file")
+    refuse_memory(to_url)
     out = call.out
     with ExitStack() as stack:
         with out.working("opening the stores"):
-            reader = stack.enter_context(open_chosen(from_url))
+            reader = stack.enter_context(open_chosen(from_url, reading=True))
             writer = stack.enter_context(open_chosen(to_url))
         with _telling(out) as progress:
             report = copy_store(reader, writer, progress=progress)
@@ -95,7 +94,11 @@ def backup(call: Call, path: str, *, overwrite: bool) -> None:
     from ..stores.backup import backup_store
 
     out = call.out
-    with call.store() as store, _telling(out) as progress:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        # Made by mistake, it would hold a backup that nobody finds.
+        raise CommandError(exits.USAGE, f"there is no folder {folder}: make it first")
+    with call.reading(besides=path) as store, _telling(out) as progress:
         report = backup_store(store, path, overwrite=overwrite, progress=progress)
     if out.is_json:
         out.json(json_form.document("backup", **asdict(report)))

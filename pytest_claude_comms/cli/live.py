@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from ..clock import SECOND
-from ..errors import StoreError
+from ..errors import HistoryGone, StoreError
 from ..following import Follower
 from . import interrupts
 from .safety import clean, width
@@ -87,11 +87,16 @@ class Stops:
 
 
 class Feed:
-    """All that is committed to a store, page by page; deadlines are settled meanwhile."""
+    """All that is committed to a store, page by page; deadlines are settled meanwhile.
+
+    With ``message_id`` set, and the history trimmed meanwhile, it goes on with what is kept of
+    that message; of one that has not ended, that is all.
+    """
 
     def __init__(self, store: ConversationStore, since: int) -> None:
         self.store = store
         self.cursor = since
+        self.message_id: str | None = None
         self._follower = Follower(store, interval_us=BEAT_US)
         self._woken = False
         self._wakeup = store.clock.wakeup(polls=True)
@@ -106,10 +111,20 @@ class Feed:
     def take(self) -> Iterator[Change]:
         """What is new. A store that is busy for a while has nothing new; raises StoreError
         after that, and HistoryGone."""
-        self._follower.look_patiently(self._wakeup, instant_over=not self._woken)
+        try:
+            self._follower.look_patiently(self._wakeup, instant_over=not self._woken)
+        except HistoryGone as gone:
+            if gone.since is None or self.message_id is None:
+                raise
+            self._follower = Follower(self.store, interval_us=BEAT_US)
         while True:
             try:
                 changes = self.store.changes(self.cursor, limit=_PAGE)
+            except HistoryGone as gone:
+                if gone.since is None or self.message_id is None:
+                    raise
+                yield from self._what_is_kept(self.message_id)
+                return
             except StoreError as error:
                 self._follower.survive(error)
                 return
@@ -117,6 +132,13 @@ class Feed:
             self.cursor = changes.cursor
             if len(changes) < _PAGE:
                 return
+
+    def _what_is_kept(self, message_id: str) -> Iterator[Change]:
+        last = self.store.cursor()
+        for change in self.store.changes(message=message_id):
+            if self.cursor < change.revision <= last:
+                yield change
+        self.cursor = last
 
     def wait(self, span_us: int | None, why: str) -> None:
         """Until there may be something new, for ``span_us`` at most."""

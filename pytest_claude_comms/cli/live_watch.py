@@ -14,7 +14,7 @@ from ..errors import HistoryGone, StoreError
 from . import exits, facts, json_form
 from .board import Board, Row, table
 from .call import Call
-from .declaring import command
+from .declaring import command, completing
 from .live import Feed, Region, Stops, line, size
 from .streams import check_reader, pipe_of_stdout
 
@@ -35,7 +35,7 @@ _REDRAW_US = SECOND // 10
     claude-comms watch --all --json | jq -c 'select(.event == "status")'
     """
 )
-@click.argument("ids", metavar="[MESSAGE...]", nargs=-1)
+@click.argument("ids", metavar="[MESSAGE...]", nargs=-1, shell_complete=completing("open_messages"))
 @click.option("--all", "all_", is_flag=True, help="Also what has ended before.")
 def watch(call: Call, ids: tuple[str, ...], all_: bool) -> int:
     """Watch messages: their history first, then each change as it is committed, by whomever.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -26,6 +26,9 @@ STATUS_COLOURS: Final = {
     "cancelled": "bright_black",
     "unknown": "bright_black",
 }
+
+_LEAST_LAST: Final = 10
+"""Cells to which the last column of a table may be cut."""
 
 SHOWN_AFTER: Final = 1.0
 """Seconds after which somebody at a terminal wants to know what goes on."""
@@ -103,7 +106,8 @@ class Output:
         """Columns as wide as they need to be; the first row is the head.
 
         ``status`` is the column that has statuses, ``right`` are those with numbers. On a
-        terminal the last column is cut where the line would be too long.
+        terminal the last column is cut where the line would be too long; one that is too narrow
+        for the others has a line for each cell instead.
         """
         if not rows:
             return
@@ -111,8 +115,11 @@ class Output:
         widths = [max(width(row[column]) for row in shown) for column in range(len(shown[0]))]
         last = len(widths) - 1
         if self.is_terminal:
-            taken = sum(widths[:-1]) + 2 * last
-            widths[last] = min(widths[last], max(10, self.columns - taken))
+            left = self.columns - sum(widths[:-1]) - 2 * last
+            if left < min(widths[last], _LEAST_LAST):
+                self._stacked(shown, status)
+                return
+            widths[last] = min(widths[last], left)
         numbers = frozenset(right)
         lines = []
         for place, row in enumerate(shown):
@@ -127,6 +134,19 @@ class Output:
                 cells.append(blank + text if column in numbers else text + blank)
             lines.append("  ".join(cells).rstrip())
         _echo("\n".join(lines), colour=self.has_colour)
+
+    def _stacked(self, rows: list[list[str]], status: int | None) -> None:
+        head, *others = rows
+        longest = max(map(width, head))
+        blocks = []
+        for row in others:
+            lines = []
+            for column, cell in enumerate(row):
+                name = self.paint(head[column], bold=True) + " " * (longest - width(head[column]))
+                text = self.status(cell) if column == status else cell
+                lines.append(f"{name}  {text}".rstrip())
+            blocks.append("\n".join(lines))
+        _echo("\n\n".join(blocks), colour=self.has_colour)
 
     @property
     def columns(self) -> int:
@@ -174,78 +194,24 @@ class Output:
 
     # -- what takes long
 
-    @contextmanager
-    def working(self, what: str) -> Iterator[None]:
+    def working(self, what: str) -> AbstractContextManager[None]:
         """Say on standard error that ``what`` goes on, if it does for over a second."""
         if not self.is_live_aside:
-            yield
-            return
-        import threading
+            return nullcontext()
+        from .aside import spinner
 
-        shown: list[Any] = []
-        lock = threading.Lock()
-        done = False
+        return spinner(lambda: self.console_aside, what, after=SHOWN_AFTER)
 
-        def show() -> None:
-            with lock:
-                if not done:
-                    spinner = self.console_aside.status(f"{what} …")
-                    spinner.start()
-                    shown.append(spinner)
-
-        # Real seconds of somebody who looks at a screen, whatever clock the store is on.
-        timer = threading.Timer(SHOWN_AFTER, show)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            with lock:
-                done = True
-                for spinner in shown:
-                    spinner.stop()
-
-    @contextmanager
-    def progress(self, what: str, total: int | None = None) -> Iterator[Advance]:
+    def progress(self, what: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """A bar on standard error once ``what`` takes over a second.
 
-        Yields a function to be told how many more are done.
+        Enters with a function to be told how many more are done.
         """
         if not self.is_live_aside:
-            yield lambda _: None
-            return
-        from ..clock import SystemClock
+            return nullcontext(lambda _: None)
+        from .aside import bar
 
-        clock = SystemClock()
-        start = clock.monotonic()
-        bars: list[tuple[Any, Any]] = []
-        count = 0
-
-        def advance(more: int) -> None:
-            nonlocal count
-            count += more
-            if bars:
-                bars[0][0].update(bars[0][1], completed=count)
-            elif clock.monotonic() - start > SHOWN_AFTER:
-                from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-                from rich.progress import TimeRemainingColumn as TimeLeft
-
-                columns = (
-                    TextColumn("{task.description}", markup=False),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TimeLeft(),
-                )
-                bar = Progress(*columns, console=self.console_aside, transient=True)
-                bar.start()
-                bars.append((bar, bar.add_task(safe(what), total=total, completed=count)))
-
-        try:
-            yield advance
-        finally:
-            for bar, _ in bars:
-                bar.stop()
+        return bar(lambda: self.console_aside, what, total, after=SHOWN_AFTER)
 
 
 def _echo(text: str, *, colour: bool, nl: bool = True) -> None:

@@ -26,7 +26,7 @@ from .standing import HINTS, Standing, standing
     type=Seconds(),
     default="1m",
     show_default=True,
-    help="Without a change for so long a message is called stalled: 90, 90s, 5m, 1.5h, 2d.",
+    help="Without a change for so long a message is called stalled.",
 )
 def pending(call: Call, overdue: bool, stalled_after: float) -> None:
     """Messages that are pending or processing, the oldest first.
@@ -45,7 +45,7 @@ def pending(call: Call, overdue: bool, stalled_after: float) -> None:
     without a deadline stays until 'claude-comms cancel' ends it.
     """
     out = call.out
-    with call.store() as store:
+    with call.reading() as store:
         with out.working("reading the store"):
             messages = store.messages(status=facts.OPEN)
         now = store.clock.now()

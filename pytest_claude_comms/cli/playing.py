@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -13,7 +13,7 @@ import click
 
 from . import exits
 from .call import Call
-from .declaring import command
+from .declaring import command, completing
 from .durations import Type
 from .exits import CommandError
 
@@ -67,7 +67,12 @@ class _Speed(Type):
     type=click.Choice(["timeout", "cancelled"]),
     help="Why the recorded run was ended by a signal; without it a stranger did it.",
 )
-@click.option("--thread", metavar="THREAD", help="Into this thread, not into a new one.")
+@click.option(
+    "--thread",
+    metavar="THREAD",
+    shell_complete=completing("threads"),
+    help="Into this thread, not into a new one.",
+)
 @click.option("--title", default="", metavar="TEXT", help="The new thread's title.")
 def replay(call: Call, transcript: str, speed: float, **options: str | None) -> int:
     """Play a recorded run of the Claude CLI into a new message of a store.
@@ -77,6 +82,8 @@ def replay(call: Call, transcript: str, speed: float, **options: str | None) -> 
     exit codes are as with 'ask'.
     """
     from ..claude.transcript import Transcript, play_transcript
+    from ..errors import StoreError
+    from ..polling import MessagePoller
     from ..stores.values import text
     from .finding import find_thread
     from .live import Feed, Stops
@@ -94,8 +101,9 @@ def replay(call: Call, transcript: str, speed: float, **options: str | None) -> 
         recorded = Transcript.load(transcript)
     except ValueError as error:
         raise CommandError(exits.FAILED, str(error)) from error
-    with call.store(create=True) as store, Stops() as stops:
-        given = options["thread"]
+    given = options["thread"]
+    # A thread is in a store that is there.
+    with call.store(create=given is None) as store, Stops() as stops:
         title = options["title"] or recorded.scenario
         thread = find_thread(store, given) if given else store.create_thread(title)
         timeout, stall_timeout = _deadlines(recorded, speed)
@@ -128,9 +136,21 @@ def replay(call: Call, transcript: str, speed: float, **options: str | None) -> 
                     ended.append(error)
                 heard.set()
 
+            settled: list[bool] = []
+
+            def look() -> None:
+                # Its deadline, or somebody else, may end the message long before its next line.
+                with suppress(StoreError):
+                    MessagePoller(store).wait(message)
+                    settled.append(True)
+                heard.set()
+
             store.clock.spawn(play)
+            store.clock.spawn(look)
             # A play that sleeps until its next line need not be waited for: it could no more write.
-            code = run.see_through(message.message_id, lambda: bool(ended) or run.was_asked, feed)
+            code = run.see_through(
+                message.message_id, lambda: bool(ended or settled) or run.was_asked, feed
+            )
             if ended and ended[0] is not None and not run.was_asked:
                 raise ended[0]
     return code
@@ -245,7 +265,9 @@ class _Stage:
         with Feed(self._store, self._store.cursor()) as feed:
             reply = self._begin("arangodb", prompt, stall_timeout=30, on_update=heard)
             reply._answering.tell_when_over(heard)
-            run.see_through(reply.answer.message_id, lambda: reply.ended, feed)
+            run.see_through(
+                reply.answer.message_id, lambda: reply.ended, feed, cancel=reply._answering.cancel
+            )
 
     def watch(self) -> None:
         """Three at once: one that answers, one that fails, one that falls silent."""

@@ -70,6 +70,7 @@ class Run:
         """
         clock = self._store.clock
         next_us = clock.monotonic_us()
+        feed.message_id = message_id
         while True:
             over = ended()  # asked first: what came before is then taken below
             self._end_if_asked(message_id, cancel)

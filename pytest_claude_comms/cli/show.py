@@ -11,7 +11,7 @@ from .. import render
 from ..records import ConversationThread, Message
 from . import exits, facts, json_form
 from .call import Call
-from .declaring import command
+from .declaring import command, completing
 from .exits import CommandError
 from .finding import find
 from .standing import OVERDUE, standing
@@ -32,7 +32,7 @@ _LONGEST_RENDERED = 200_000
     claude-comms show 7f3a --raw > answer.md
     """
 )
-@click.argument("id_", metavar="THREAD|MESSAGE")
+@click.argument("id_", metavar="THREAD|MESSAGE", shell_complete=completing("both"))
 @click.option("--plain", is_flag=True, help="The texts as they were written, not rendered.")
 @click.option(
     "--raw",
@@ -49,7 +49,7 @@ def show(call: Call, id_: str, plain: bool, raw: bool) -> None:
     out = call.out
     if raw and out.is_json:
         raise CommandError(exits.USAGE, "--raw and --json exclude each other")
-    with call.store() as store:
+    with call.reading() as store:
         thread, messages = _found(store, id_)
         now = store.clock.now()
     if out.is_json:

@@ -10,7 +10,7 @@ from .. import render
 from ..records import ConversationThread, Message
 from . import facts, json_form
 from .call import Call
-from .declaring import command
+from .declaring import command, completing
 
 if TYPE_CHECKING:
     from ..stores.base import ConversationStore
@@ -27,7 +27,9 @@ _LATEST = 5
     claude-comms status --json | jq .counts
     """
 )
-@click.argument("id_", metavar="[MESSAGE|THREAD]", required=False)
+@click.argument(
+    "id_", metavar="[MESSAGE|THREAD]", required=False, shell_complete=completing("both")
+)
 @click.option(
     "--latest",
     type=click.IntRange(min=0),
@@ -46,7 +48,7 @@ def status(call: Call, id_: str | None, latest: int) -> None:
     store, and said to be overdue. The exit code is 0 whatever the status; 'claude-comms wait ID
     --timeout 0' has one for each.
     """
-    with call.store() as store:
+    with call.reading() as store:
         if id_ is None:
             _of_store(call, store, latest)
             return

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def threads(call: Call) -> None:
     """All threads in the order of their creation, with how their messages stand."""
     out = call.out
-    with call.store() as store:
+    with call.reading() as store:
         with out.working("reading the store"):
             found = store.threads()
             messages: dict[str, list[Message]] = defaultdict(list)

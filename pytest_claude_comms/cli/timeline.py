@@ -11,7 +11,7 @@ from .. import render
 from ..records import ConversationThread
 from . import exits, history, json_form
 from .call import Call
-from .declaring import command
+from .declaring import command, completing
 from .exits import CommandError
 from .finding import find
 from .standing import OVERDUE, standing
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     claude-comms timeline 90c1 --html - | ssh me@desk 'cat > thread.html'
     """
 )
-@click.argument("id_", metavar="THREAD|MESSAGE")
+@click.argument("id_", metavar="THREAD|MESSAGE", shell_complete=completing("both"))
 @click.option("--all", "every", is_flag=True, help="Each change; else pieces of a text are summed.")
 @click.option(
     "--html",
@@ -51,7 +51,7 @@ def timeline(call: Call, id_: str, every: bool, page: str | None) -> None:
     out = call.out
     if page is not None and out.is_json:
         raise CommandError(exits.USAGE, "--html and --json exclude each other")
-    with call.store() as store:
+    with call.reading() as store:
         with out.working("reading the history"):
             found = _history(store, id_)
         now, url = store.clock.now(), store.url

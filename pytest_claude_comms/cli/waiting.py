@@ -10,13 +10,14 @@ import click
 
 from .. import render
 from ..clock import SECOND
-from ..errors import InvalidTransition
+from ..errors import HistoryGone, InvalidTransition
 from . import exits, json_form
 from .call import Call
-from .declaring import command
+from .declaring import command, completing
 from .durations import Seconds
 
 if TYPE_CHECKING:
+    from ..following import Follower
     from ..records import Message
     from ..stores.base import ConversationStore
     from ..tracking import StatusTracker
@@ -30,11 +31,17 @@ if TYPE_CHECKING:
     claude-comms wait 7f3a --json | jq -r .message.status
     """
 )
-@click.argument("ids", metavar="MESSAGE...", nargs=-1, required=True)
+@click.argument(
+    "ids",
+    metavar="MESSAGE...",
+    nargs=-1,
+    required=True,
+    shell_complete=completing("messages"),
+)
 @click.option(
     "--timeout",
     type=Seconds(),
-    help="Your patience (90, 90s, 5m, 1.5h, 2d). The message is left alone.",
+    help="Your patience; 0 looks once. The message is left alone.",
 )
 @click.option("--any", "any_", is_flag=True, help="Until the first of them ends, not the last.")
 @click.option(
@@ -77,9 +84,8 @@ def _await(
     *,
     any_: bool,
 ) -> list[StatusTracker] | None:
-    """Those to tell of; None if a signal came. Raises WaitTimeout."""
+    """Those to tell of; None if a signal came. Raises CommandError once patience is over."""
     from ..following import Follower
-    from ..wait_page import PollerState, wait_timeout
     from ..waiting import Patience
     from .flow import Flow
     from .live import BEAT_US, line, size
@@ -97,7 +103,14 @@ def _await(
         woken = False
         while True:
             over = patience.is_over(clock, instant_over=not woken)
-            follower.look_patiently(wakeup, instant_over=over or not woken)
+            try:
+                follower.look_patiently(wakeup, instant_over=over or not woken)
+            except HistoryGone as gone:
+                if gone.since is None:
+                    raise  # not just trimmed: it is another store
+                # Of a message there is always what it has come to, and that is enough.
+                follower = Follower(store, interval_us=BEAT_US)
+                left = trackers = [follower.track(each) for each in ids]
             left = [tracker for tracker in left if not tracker.is_terminal]
             if not left:
                 return trackers
@@ -107,8 +120,7 @@ def _await(
             if stops.count:
                 return None
             if over:
-                state = PollerState(follower.polls, follower.cursor, in_trouble=follower.in_trouble)
-                raise wait_timeout(store, trackers, patience.seconds, state)
+                raise _out_of_patience(store, trackers, patience.seconds, follower)
             if flow is not None:
                 seconds = (clock.monotonic_us() - began_us) // SECOND
                 parts = _parts(left, len(trackers), seconds)
@@ -125,6 +137,26 @@ def _await(
         forget()
         if flow is not None:
             flow.finish()
+
+
+def _out_of_patience(
+    store: ConversationStore, trackers: list[StatusTracker], seconds: float, follower: Follower
+) -> exits.CommandError:
+    """One line; all that is known is the page of its cause, which ``--debug`` shows."""
+    from ..wait_page import PollerState, wait_timeout
+
+    waiting = [tracker for tracker in trackers if not tracker.is_terminal]
+    first = waiting[0]
+    stands = "it does not exist"
+    if first.exists:
+        stands = f"{first.status}, {render.characters(first.content_length)}"
+    text = f"{render.clean(first.message_id)} has not ended within {render.span(seconds)}: {stands}"
+    if len(waiting) > 1:
+        text += f"; nor have {len(waiting) - 1:,} more of {len(trackers):,}"
+    error = exits.CommandError(exits.PATIENCE, text)
+    state = PollerState(follower.polls, follower.cursor, in_trouble=follower.in_trouble)
+    error.__cause__ = wait_timeout(store, trackers, seconds, state)
+    return error
 
 
 def _parts(left: list[StatusTracker], count: int, seconds: int) -> Parts:
@@ -159,7 +191,13 @@ def _code(messages: list[Message]) -> int:
     claude-comms cancel 7f3a --reason 'asked the wrong module'
     """
 )
-@click.argument("ids", metavar="MESSAGE...", nargs=-1, required=True)
+@click.argument(
+    "ids",
+    metavar="MESSAGE...",
+    nargs=-1,
+    required=True,
+    shell_complete=completing("open_messages"),
+)
 @click.option("--reason", default="", metavar="TEXT", help="Why, for whoever reads it later.")
 def cancel(call: Call, ids: tuple[str, ...], reason: str) -> int:
     """Make a message 'cancelled'. Whoever runs Claude for it ends that run then.

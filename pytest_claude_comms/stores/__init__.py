@@ -59,6 +59,24 @@ def open_store(
     return _third_party(url, scheme if colon else "", clock, durability, redact)
 
 
+def open_for_reading(url: str, *, clock: Clock | None = None) -> ConversationStore:
+    """The store at ``url``, to look at: its files stay as they are, and none comes to be.
+
+    Everything that would write raises StoreError; so does opening what is not there. A store of
+    a third party is opened as it always is. Raises as :func:`open_store` does.
+    """
+    scheme, colon, rest = url.partition(":")
+    if scheme == "sqlite" and colon:
+        from .sqlite_reading import SQLiteReader
+
+        return SQLiteReader(_path(url, rest), clock=clock)
+    if scheme == "tinydb" and colon:
+        from .tinydb_reading import TinyDBReader
+
+        return TinyDBReader(_path(url, rest), clock=clock)
+    return open_store(url, clock=clock)
+
+
 def path_in(url: str) -> str:
     """The absolute path that a ``sqlite`` or ``tinydb`` URL names. Raises ValueError."""
     return _path(url, url.partition(":")[2])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ..clock import Clock
 from ..records import Changes, ConversationThread, Message
 from ..status import MessageStatus
-from .reports import CompactReport
+
+if TYPE_CHECKING:
+    from .reports import CompactReport
 
 MessageLike: TypeAlias = Message | str | Mapping[str, Any]
 """A message, its id, or the dict that the original TinyDB store returned."""

@@ -7,7 +7,6 @@ A backend gives two context managers: ``_reading`` (a consistent :class:`Snapsho
 from __future__ import annotations
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -441,6 +440,6 @@ def _redacted(appends: RedactedAppends, row: MessageRow, request: Request) -> Re
 
 def _new_id(find: Callable[[str], object | None]) -> str:
     """A random id that nobody has."""
-    while find(found := secrets.token_hex(8)) is not None:
+    while find(found := os.urandom(8).hex()) is not None:
         pass
     return found

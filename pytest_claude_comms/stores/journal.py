@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -165,7 +164,7 @@ def renew_stamp(path: str) -> None:
     The kernel's own is that of its last tick, 4 ms apart, and inode numbers are used again: a
     store deleted and created anew within a tick would have the stamp of the old one.
     """
-    modified_ns = os.stat(path).st_mtime_ns - secrets.randbelow(SECOND * 1000)
+    modified_ns = os.stat(path).st_mtime_ns - int.from_bytes(os.urandom(8), "big") % (SECOND * 1000)
     os.utime(path, ns=(modified_ns, modified_ns))
 
 

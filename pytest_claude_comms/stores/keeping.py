@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from ..errors import StoreError
 from . import values
 from .core import BaseStore, Snapshot
-from .reports import CompactReport, Progress, StoreSnapshot
+
+if TYPE_CHECKING:
+    from .reports import CompactReport, Progress, StoreSnapshot
 
 
 class KeepingStore(BaseStore):
@@ -24,6 +27,8 @@ class KeepingStore(BaseStore):
 
     def snapshot(self) -> StoreSnapshot:
         """All that it holds, as it is at one instant; for another store's ``restore``."""
+        from .reports import StoreSnapshot
+
         self._check_usable()
         with self._reading() as snapshot:
             return StoreSnapshot(
@@ -60,6 +65,8 @@ class KeepingStore(BaseStore):
             )
 
     def compact(self, *, keep: int | timedelta) -> CompactReport:
+        from .reports import CompactReport
+
         wanted = values.keep(keep)
         self._check_usable()
         before = self._bytes()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
-import secrets
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from ..clock import Clock
 from ..redaction import Redact
@@ -16,8 +17,10 @@ from ..status import MessageStatus
 from . import rules
 from .hub import Hub
 from .keeping import KeepingStore
-from .reports import Progress, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
+
+if TYPE_CHECKING:
+    from .reports import Progress, StoreSnapshot
 
 
 class State:
@@ -177,7 +180,7 @@ class MemoryConversationStore(KeepingStore):
 
     def __init__(self, *, clock: Clock | None = None, redact: Redact | None = None) -> None:
         super().__init__("memory:", Hub(), clock, redact)
-        self._store_id = secrets.token_hex(16)
+        self._store_id = os.urandom(16).hex()
         self._lock = threading.Lock()
         self._state = State()
 

@@ -8,19 +8,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from ..clock import SECOND, Clock
 from ..errors import HistoryGone, Outcome, StoreBusy, StoreClosed, StoreCorrupt, StoreError
 from ..redaction import Redact
-from . import files, sqlite_keeping, sqlite_link, sqlite_rows
+from . import files, sqlite_link, sqlite_rows
 from .base import Durability
 from .core import BUSY_TIMEOUT
 from .hub import hub_of
 from .keeping import KeepingStore, no_progress
-from .reports import Progress, StoreSnapshot
 from .sqlite_link import Link, Peek, Stamp, is_busy, is_no_database
 from .sqlite_rows import NOTHING, SQLiteSnapshot, SQLiteTransaction, Texts
+
+if TYPE_CHECKING:
+    from .reports import Progress, StoreSnapshot
 
 WAL_BYTES = 4_000_000
 """Size from which on the write-ahead log is copied into the file and cut off. A larger one
@@ -144,23 +146,30 @@ class SQLiteConversationStore(KeepingStore):
         try:
             link.db.execute("BEGIN")
             self._store_id = sqlite_rows.identify(link.db, self._path) or ""
+            if not (self._store_id and sqlite_rows.is_claimed(link.db)):
+                return False
             self._know_last(link)
         finally:
             link.rollback()
-        return bool(self._store_id) and _journal_mode(link) == "wal"
+        return _journal_mode(link) == "wal"
 
     def _lay_out(self, link: Link) -> bool:
         try:
             if not self._lock.try_acquire():
                 return False
+            from . import sqlite_keeping
+
             sqlite_keeping.lay_out_to_shrink(link.db)
             if _journal_mode(link, "= WAL") != "wal":
                 raise StoreError(f"{self._path}: SQLite cannot keep a write-ahead log there")
             link.db.execute("BEGIN IMMEDIATE")
             found = sqlite_rows.identify(link.db, self._path)
-            store_id = found or sqlite_rows.create(link.db)
+            if found is None:
+                found = sqlite_rows.create(link.db)
+            elif not sqlite_rows.is_claimed(link.db):
+                found = sqlite_rows.give_id(link.db, claimed=True)
             link.db.execute("COMMIT")
-            self._store_id = store_id
+            self._store_id = found
             self._know_last(link)
             # So that the file itself, and not only its log, says whose it is.
             link.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -330,11 +339,15 @@ class SQLiteConversationStore(KeepingStore):
     # -- as a whole
 
     def _restore(self, snapshot: StoreSnapshot, progress: Progress) -> None:
+        from . import sqlite_keeping
+
         with self._writing() as tx:
             self._refuse_if_used(tx)
             sqlite_keeping.restore(tx, snapshot, progress)
 
     def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
+        from . import sqlite_keeping
+
         with self._reading() as snapshot:
             floor = self._floor(snapshot, keep)
         removed = sqlite_keeping.trim(self._writing, floor)
@@ -351,6 +364,8 @@ class SQLiteConversationStore(KeepingStore):
 
     def write_backup(self, path: str, *, progress: Progress | None = None) -> None:
         """See :class:`.reports.BackedUp`."""
+        from . import sqlite_keeping
+
         self._check_usable()
         with self._reading() as snapshot:
             sqlite_keeping.back_up(snapshot, path, progress or no_progress)

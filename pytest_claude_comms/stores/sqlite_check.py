@@ -5,25 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeAlias
 
 from ..clock import SECOND, SystemClock
 from ..errors import StoreBusy, StoreCorrupt, StoreError
 from . import sqlite_link, sqlite_rows
-from .files import FileLock, create_private
+from .files import FileLock
 from .invariants import RESCUE, well_formed
 from .reports import Finding, FindingKind, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
+from .sqlite_link import Link
+from .sqlite_quiet import copy_files, files_of, opened
 
 Found: TypeAlias = tuple[StoreSnapshot | None, list[Finding], list[str]]
 
-_Files: TypeAlias = tuple[tuple[int, int, int], ...]
 _TRIES = 2
+_BUSY_SECONDS = 5.0
 _PATIENCE_US = 5 * SECOND
 """How long to wait for a moment at which nobody writes."""
 
@@ -34,17 +35,17 @@ def look(path: str) -> Found:
     Raises StoreBusy if it is written to all the time, so that no state of it could be read.
     """
     for _ in range(_TRIES):
-        before = _files(path)
+        before = files_of(path)
         try:
-            with _opened(path, before) as (db, is_frozen):
-                found = _Reader(db, path).read()
-        except FileNotFoundError:
-            if os.path.exists(path):
-                continue  # its log was there, and went away before it was copied
-            raise
+            with opened(path, before, patience=_BUSY_SECONDS) as (link, is_frozen):
+                found = _Reader(link.db, path).read()
+        except sqlite3.Error as error:
+            if not sqlite_link.is_busy(error):
+                raise
+            continue
         # A file that nobody had open was read as if it could not change: then it must not have.
         # And where the log comes and goes, what looks wrong may come from that.
-        if _files(path) == before if is_frozen else not found[1]:
+        if files_of(path) == before if is_frozen else not found[1]:
             return found
         # As long as this process has it open, its log neither comes nor goes.
         if not is_frozen and sqlite_link.is_open_here(path):
@@ -59,8 +60,8 @@ def _look_at_a_copy(path: str) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             copy = os.path.join(folder, "copy")
             if _copied(path, copy):
-                with closing(_connect(copy, "rw")) as db:
-                    return _Reader(db, path).read()
+                with closing(Link(copy, "process")) as link:
+                    return _Reader(link.db, path).read()
         if not patience.pause():
             raise _busy(path, patience.waited)
 
@@ -81,9 +82,6 @@ def _copied(path: str, copy: str) -> bool:
     Under the lock that our writers hold, where there is one, so that they wait; no file is
     created for it. What others did to the file shows in it.
     """
-    # Closing any descriptor of a file drops the locks that SQLite holds on it in this process.
-    if sqlite_link.is_open_here(path):
-        return False
     lock = FileLock(f"{path}.lock") if os.path.exists(f"{path}.lock") else None
     try:
         if lock is not None:
@@ -91,9 +89,12 @@ def _copied(path: str, copy: str) -> bool:
                 lock.acquire(SystemClock(), _PATIENCE_US, path)
             except StoreBusy as error:
                 raise _busy(path, error.waited) from None
-        before = _files(path)
-        _copy(path, copy)
-        return _files(path) == before
+        with sqlite_link.kept_closed(path) as is_closed:
+            if not is_closed:
+                return False
+            before = files_of(path)
+            _copy(path, copy)
+            return files_of(path) == before
     except FileNotFoundError:  # the log went away between a look and the next
         if not os.path.exists(path):
             raise
@@ -106,9 +107,7 @@ def _copied(path: str, copy: str) -> bool:
 
 def _copy(path: str, copy: str) -> None:
     try:
-        for ending in ("", "-wal"):
-            if not ending or os.path.exists(f"{path}{ending}"):
-                _copy_file(f"{path}{ending}", f"{copy}{ending}")
+        copy_files(path, copy)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
@@ -116,50 +115,6 @@ def _copy(path: str, copy: str) -> None:
                 f"there is no room for that beside {copy}: name another folder by TMPDIR"
             ) from error
         raise
-
-
-def _copy_file(path: str, copy: str) -> None:
-    create_private(copy)  # whatever the umask: it is as secret as what it is a copy of
-    shutil.copyfile(path, copy)
-
-
-def _files(path: str) -> _Files:
-    """Of the file and its log: inode, size and time of change; zeros where nothing is in it."""
-    stats = []
-    for ending in ("", "-wal"):
-        try:
-            found = os.stat(f"{path}{ending}")
-        except FileNotFoundError:
-            found = None
-        if found is None or (ending and not found.st_size):  # who opens it puts an empty log there
-            stats.append((0, 0, 0))
-        else:
-            stats.append((found.st_ino, found.st_size, found.st_mtime_ns))
-    return tuple(stats)
-
-
-@contextmanager
-def _opened(path: str, files: _Files) -> Iterator[tuple[sqlite3.Connection, bool]]:
-    # SQLite would create -wal and -shm even for a connection that only reads. They are there
-    # already as long as somebody has the store open, and after a kill.
-    if os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm"):
-        with closing(_connect(path, "ro")) as db:
-            yield db, False
-    elif files[1][1]:  # a log alone: put there by hand
-        with tempfile.TemporaryDirectory() as folder:
-            copy = os.path.join(folder, "copy")
-            for ending in ("", "-wal"):
-                _copy_file(f"{path}{ending}", f"{copy}{ending}")
-            with closing(_connect(copy, "rw")) as db:
-                yield db, True
-    else:
-        with closing(_connect(path, "ro&immutable=1")) as db:
-            yield db, True
-
-
-def _connect(path: str, options: str) -> sqlite3.Connection:
-    uri = sqlite_link.uri_of(path, options)
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
 
 
 class _Reader:
@@ -220,6 +175,12 @@ class _Reader:
 
     def _look_at_label(self, store_id: str) -> None:
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        if found == sqlite_rows.UNCLAIMED:
+            self._notes.append(
+                f"{self._path} is a backup that nobody has opened to write to: who does gives it "
+                "a store id of its own"
+            )
+            return
         try:
             expected = sqlite_rows.label(store_id)
         except ValueError:
@@ -304,7 +265,8 @@ class _Reader:
         return message
 
     def _change(self, row: tuple[Any, ...]) -> ChangeRow:
-        _int(row[11])  # the mark
+        if _int(row[11]) < 1:
+            raise ValueError(f"its mark is {row[11]}, which is none")
         return ChangeRow(
             revision=row[0],
             message_id=f"number {row[12]}" if row[1] is None else row[1],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, suppress
@@ -18,6 +17,7 @@ from .sqlite_rows import (
     SQLiteSnapshot,
     SQLiteTransaction,
     give_id,
+    new_mark,
     set_trimmed,
     status_of,
 )
@@ -60,7 +60,7 @@ def restore(tx: SQLiteTransaction, snapshot: StoreSnapshot, progress: Progress) 
     for start in range(0, total, BATCH):
         part = []
         for change in snapshot.changes[start : start + BATCH]:
-            mark = secrets.randbits(63)
+            mark = new_mark()
             part.append(_change(numbers[change.message_id], mark, change))
         db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", part)
         progress("writing", start + len(part), total)
@@ -213,9 +213,10 @@ def _write_anew(tx: SQLiteTransaction) -> str | None:
 def back_up(snapshot: SQLiteSnapshot, path: str, progress: Progress) -> None:
     """Copy what the open transaction sees into the empty file ``path``, as a store of its own.
 
-    Its id is a new one: restored, it gives the revisions that came after it once more, and a
-    pair of store id and revision must not mean two changes. The transaction stays open, so the
-    copy need not begin again whenever somebody commits.
+    Its id is a new one, and whoever opens it to write gives it another: restored, it gives the
+    revisions that came after it once more, and a pair of store id and revision must not mean two
+    changes. The transaction stays open, so the copy need not begin again whenever somebody
+    commits.
     """
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as target:
@@ -226,7 +227,7 @@ def back_up(snapshot: SQLiteSnapshot, path: str, progress: Progress) -> None:
                 sleep=0,
             )
             target.execute("BEGIN IMMEDIATE")
-            give_id(target)
+            give_id(target, claimed=False)
             target.execute("COMMIT")
             # Closing would do it too, but not say if it failed; and the log is deleted below.
             (busy, *_) = target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

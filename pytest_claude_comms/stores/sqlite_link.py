@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import sqlite3
-from contextlib import closing, suppress
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Final, NamedTuple
 from weakref import WeakSet
 
@@ -95,7 +97,12 @@ def peek(path: str) -> Peek:
 class Link:
     """A connection to an existing file, used by one thread at a time and never over a fork."""
 
-    def __init__(self, path: str, durability: Durability) -> None:
+    closed = False
+
+    def __init__(
+        self, path: str, durability: Durability, mode: str = "rw", *, timeout: float = 0.0
+    ) -> None:
+        """``timeout``: of SQLite's own waiting, in real seconds; a store waits on its clock."""
         _let_go_of_inherited(path)
         self.path = path
         self.in_use = True
@@ -106,14 +113,15 @@ class Link:
         self._last: int | None = None
         self.stamp: Stamp | None = None
         """Of the file, when the pages that this connection remembers were still its."""
-        self.db = sqlite3.connect(
-            uri_of(path),
-            uri=True,
-            timeout=0,  # waiting is the store's clock's business
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        _links.add(self)
+        with _opening:
+            self.db = sqlite3.connect(
+                uri_of(path, mode),
+                uri=True,
+                timeout=timeout,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            _links.add(self)
 
     def prepare(self) -> None:
         """Set what SQLite keeps by connection. The file must exist; it may be busy."""
@@ -173,6 +181,7 @@ class Link:
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self.db.close()
+            self.closed = True
 
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that is collected open. There is none if
@@ -186,8 +195,21 @@ class Link:
 
 def is_open_here(path: str) -> bool:
     """Whether this process has a connection to that file, or inherited one."""
-    links = [*_links, *(link for link, _ in _inherited)]
-    return any(os.path.realpath(link.path) == os.path.realpath(path) for link in links)
+    with _opening:
+        links = [*_links, *(link for link, _ in _inherited)]
+    name = os.path.realpath(path)
+    return any(not link.closed and os.path.realpath(link.path) == name for link in links)
+
+
+@contextmanager
+def kept_closed(path: str) -> Iterator[bool]:
+    """Whether no connection of this process has that file open; if so, none opens it meanwhile.
+
+    For who reads it byte by byte: closing any descriptor of a file drops the locks that SQLite
+    holds on it in this process (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with _opening:
+        yield not is_open_here(path)
 
 
 def uri_of(path: str, mode: str = "rw") -> str:
@@ -206,6 +228,8 @@ def uri_of(path: str, mode: str = "rw") -> str:
 # it just before it opens a connection of its own to that file. That is safe only for one that
 # no other thread was using, and as long as the log is the one it has open.
 
+_opening = threading.RLock()
+"""Held by whoever opens a file, or needs it to stay closed."""
 _links: WeakSet[Link] = WeakSet()
 _inherited: list[tuple[Link, tuple[int, int] | None]] = []
 """With the identity of the log at the time of the fork."""
@@ -232,6 +256,8 @@ def _log_identity(path: str) -> tuple[int, int] | None:
 
 
 def _keep_inherited() -> None:
+    global _opening  # noqa: PLW0603 - another thread of the parent may have held it
+    _opening = threading.RLock()
     if not _inherited:
         atexit.register(_never_close)
     _inherited.extend((link, _log_identity(link.path)) for link in _links)

@@ -9,7 +9,7 @@ proportional to the text. No SQL function ever touches a text: they stop at the 
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import sqlite3
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +25,9 @@ TRIMMED_FORMAT: Final = 2
 """Of a file whose history was trimmed: it has a table ``trimmed``, which says how far."""
 APPLICATION_ID: Final = 0x436C436F
 """Says in the file's header that it is ours: "ClCo"."""
+
+UNCLAIMED: Final = 0
+"""In the place of the :func:`label`: it is a backup, which gets an id from who opens it."""
 
 FOLD_LENGTH: Final = 65_536
 """Characters of appends from which on a text is written whole, if it was shorter."""
@@ -108,6 +111,12 @@ class Commit(NamedTuple):
 NOTHING: Final = Commit(0, None)
 
 
+def new_mark() -> int:
+    """One for a change: from 1 to 2^63 - 1."""
+    # Not by the module secrets: it imports five others, and every start would pay for them.
+    return int.from_bytes(os.urandom(8), "big") % (2**63 - 1) + 1
+
+
 def label(store_id: str) -> int:
     """What the file's header says of whose store it is, in ``user_version``."""
     return int(store_id[:8], 16) & 0x7FFFFFFF | 1
@@ -115,7 +124,7 @@ def label(store_id: str) -> int:
 
 def create(db: sqlite3.Connection) -> str:
     """Lay out an empty store, in the transaction that is open; returns its new id."""
-    store_id = secrets.token_hex(16)
+    store_id = os.urandom(16).hex()
     for statement in _TABLES:
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -124,11 +133,21 @@ def create(db: sqlite3.Connection) -> str:
     return store_id
 
 
-def give_id(db: sqlite3.Connection) -> None:
-    """Make it another store, in the transaction that is open."""
-    store_id = secrets.token_hex(16)
+def give_id(db: sqlite3.Connection, *, claimed: bool) -> str:
+    """Make it another store, in the transaction that is open; returns its new id.
+
+    One that is not ``claimed`` is made another one again by whoever opens it: the same file,
+    put back twice, would give the same revisions to different changes.
+    """
+    store_id = os.urandom(16).hex()
     db.execute("UPDATE meta SET store_id = ?", (store_id,))
-    db.execute(f"PRAGMA user_version = {label(store_id)}")
+    db.execute(f"PRAGMA user_version = {label(store_id) if claimed else UNCLAIMED}")
+    return store_id
+
+
+def is_claimed(db: sqlite3.Connection) -> bool:
+    """Whether it is a store, and not a backup of one that nobody has opened to write to."""
+    return bool(db.execute("PRAGMA user_version").fetchone()[0] != UNCLAIMED)
 
 
 def identify(db: sqlite3.Connection, path: str) -> str | None:
@@ -409,7 +428,7 @@ class SQLiteTransaction(SQLiteSnapshot):
             number, tail = self._insert(row), 0
         else:
             number, tail = self._place(row.message_id)
-        mark = secrets.randbits(63)
+        mark = new_mark()
         revision = self._insert_change(number, change, mark)
         if change.append is not None:
             tail += len(change.append)

@@ -20,13 +20,12 @@ change that was committed when the reading began is in J, or in a C that replace
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args
 
 from ..clock import SECOND, Clock, SystemClock
 from ..errors import HistoryGone, StoreCorrupt, StoreError
@@ -51,9 +50,11 @@ from .journal import (
     stamp_of,
 )
 from .keeping import KeepingStore
-from .reports import Progress, StoreSnapshot
 from .tinydb_image import NONSENSE, OURS, Checkpoint, Documents, Image, Ledger, parse
 from .tinydb_tables import Draft, StoreDB
+
+if TYPE_CHECKING:
+    from .reports import Progress, StoreSnapshot
 
 _T = TypeVar("_T")
 
@@ -224,7 +225,7 @@ class TinyDBConversationStore(KeepingStore):
             )
 
     def _begin(self, image: Image, mark: Mark) -> _View:
-        self._store_id = secrets.token_hex(16)
+        self._store_id = os.urandom(16).hex()
         stamp = self._write_file(image, mark)
         place = self._journal.start(self._store_id, mark)
         if self._power:
@@ -453,7 +454,8 @@ class TinyDBConversationStore(KeepingStore):
         self._check_usable()
         with self._guard:
             view = self._refresh()
-            data = view.image.dump(self._store_id, view.place.mark)
+            # Under an id of nobody's: it is not this store, also for who only looks into it.
+            data = view.image.dump(os.urandom(16).hex(), view.place.mark)
         fill_file(path, data, power=self._power)
         if progress is not None:
             progress("writing", len(data), len(data))

@@ -78,7 +78,7 @@ class _Reader:
         except FileNotFoundError:
             self._notes.append(
                 f"there is no {self._journal.path}: this is a backup or a copy, and becomes a "
-                "store with an id of its own when it is opened"
+                "store with an id of its own when it is opened to write"
             )
             return None
         except StoreCorrupt as error:
@@ -116,6 +116,12 @@ class _Reader:
         return None
 
     def _look_if_they_fit(self, checkpoint: Checkpoint, contents: Contents | None) -> None:
+        seq, crc = checkpoint.mark
+        if seq < 0 or bool(seq) != bool(crc):
+            self._add(
+                "document", self._path,
+                f"its table {META!r} says that it goes up to change {seq} with checksum {crc}",
+            )  # fmt: skip
         if contents is None:
             return
         if contents.store_id != checkpoint.store_id:

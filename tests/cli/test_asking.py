@@ -238,3 +238,77 @@ def test_variables_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("=x", "NONE_SUCH"):
         with pytest.raises(CommandError, match=wrong):
             _variables((wrong,))
+
+
+# -- what is refused before anything is made
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--timeout", "0"], 2, "would be 'timeout' at once"),
+        (["--stall-timeout", "0s"], 2, "would be 'timeout' at once"),
+        (["--session-id", "mine"], 2, "must be a UUID"),
+        (["--fork-session"], 2, "needs resume="),
+        (["--model", "-x"], 2, "must be a word"),
+        (["--allowed-tools", "-x"], 2, ""),
+        (["--title", "\udcff"], 2, "--title"),
+        (["--questioner", "\udcff"], 2, "--questioner"),
+        (["--thread", "t"], 6, "there is no store at"),
+    ],
+)
+def test_what_is_refused_makes_no_store(
+    run: Run, tmp_path: Path, options: list[str], code: int, said: str
+) -> None:
+    argv = ["ask", str(tmp_path), "hi", "--claude", sys.executable, *options]
+    result = run(*argv, "--store", f"sqlite:///{tmp_path}/new.db")
+    assert (result.code, result.out) == (code, "")
+    assert said in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_that_is_not_there_is_not_found(
+    run: Run, store: ConversationStore, claude: ScriptedClaude, tmp_path: Path
+) -> None:
+    assert run("ask", str(tmp_path), "hi", "--thread", "t", store=store).code == 3
+    assert store.threads() == []
+    assert claude.calls == []
+
+
+def test_a_history_that_is_trimmed_under_it(
+    clock: FakeClock, store: ConversationStore, claude: ScriptedClaude, tmp_path: Path, run: Run,
+    valid: Valid,
+) -> None:  # fmt: skip
+    claude.replies("the answer", after=5, chunks=2, every=2)
+
+    def trim() -> None:
+        thread = store.create_thread()
+        for number in range(5):
+            store.add_message(thread, "m", message_id=f"other {number}")
+            for turn in range(2):
+                store.update_message(f"other {number}", metadata={"a": turn})
+        assert store.compact(keep=0).trimmed > 3
+
+    clock.at(2, trim)
+    result = run("ask", str(tmp_path), "hi", "--json", store=store)
+    assert result.code == 0, result.err
+    for document in result.documents:
+        valid(document)
+    assert result.documents[-1]["message"]["content"] == "the answer"
+    shown = [each["revision"] for each in result.documents[:-1]]
+    assert shown == [change.revision for change in store.changes(message=answer(store))]
+
+
+@pytest.mark.claude_comms(stores=["memory"])
+def test_a_variable_reaches_the_child(
+    store: ConversationStore, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What --env names, and nothing else that is here."""
+    program = tmp_path / "claude"
+    program.write_text('#!/bin/sh\necho "$HERE|$GIVEN|${SECRET-none}" > seen\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("HERE", "from here")
+    monkeypatch.setenv("SECRET", "not passed on")
+    argv = ["ask", str(tmp_path), "hi", "--claude", str(program), "--env", "HERE"]
+    assert run(*argv, "--env", "GIVEN=a=b", store=store).code == 1  # it has said nothing
+    assert (tmp_path / "seen").read_text() == "from here|a=b|none\n"

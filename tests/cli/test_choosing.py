@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tinydb import TinyDB
 
-from pytest_claude_comms import open_store
+from pytest_claude_comms import backup_store, open_store
 from pytest_claude_comms.cli.choosing import choose, kind_of, path_of
 from pytest_claude_comms.cli.exits import CommandError
 
@@ -110,13 +110,13 @@ assert _toml("a = 1") == {"a": 1}
 # -- the one that is here
 
 
-def test_several_are_listed(run: Run) -> None:
+def test_several_are_listed(run: Run, folder: Path) -> None:
     make("sqlite:///a.db")
     make("tinydb:///b.json")
     result = run("threads")
     assert result.code == 2
     assert "there are 2 stores" in result.err
-    assert "  sqlite:///a.db\n  tinydb:///b.json\n" in result.err
+    assert f"  sqlite:///{folder}/a.db\n  tinydb:///{folder}/b.json\nsay which" in result.err
 
 
 def test_only_stores_count_and_not_names(run: Run) -> None:
@@ -161,6 +161,72 @@ def test_the_path_of_a_url() -> None:
     assert path_of("sqlite:b.db") is None
 
 
+@pytest.mark.parametrize(("kind", "ending"), [("sqlite", "db"), ("tinydb", "json")])
+def test_a_backup_beside_a_store_does_not_count(run: Run, kind: str, ending: str) -> None:
+    make(f"{kind}:///a.{ending}", "mine")
+    assert run("backup", f"b.{ending}").code == 0
+    assert titles(run) == ["mine"]
+    assert run("backup", f"b.{ending}", "--overwrite").code == 0
+    # Alone it is what is there, and a store as soon as somebody has it open to write.
+    for name in os.listdir():
+        if name.startswith("a."):
+            Path(name).rename(f"../{name}")
+    assert titles(run) == ["mine"]
+    assert sorted(os.listdir()) == [f"b.{ending}"]
+    assert run("expire").code == 0
+    for name in os.listdir(".."):
+        if name.startswith("a."):
+            Path("..", name).rename(name)
+    assert "there are 2 stores in this directory" in run("threads").err
+
+
+def test_several_backups_and_nothing_else(run: Run) -> None:
+    make("sqlite:///a.x")
+    for name in ("b.db", "c.db"):
+        assert run("backup", name, "--store", "a.x").code == 0
+    result = run("threads")
+    assert result.code == 2
+    assert "there are 2 backups, and no other store, in this directory" in result.err
+
+
+def test_the_file_to_be_written_is_not_the_one_that_is_meant(run: Run, folder: Path) -> None:
+    make("sqlite:///a.db", "mine")
+    make("sqlite:///b.db", "of before")
+    done = run("backup", "b.db", "--overwrite", "--json")
+    assert done.code == 0, done.err
+    assert done.document["source"] == f"sqlite:///{folder}/a.db"
+
+
+@pytest.mark.parametrize("argv", [[], ["pending"], ["wait", "m"], ["copy", "memory:", "a.db"]])
+def test_what_is_in_the_memory_of_another_process(
+    run: Run, argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLAUDE_COMMS_STORE", "memory:")
+    result = run(*(argv or ["status"]))
+    assert (result.code, result.out) == (2, "")
+    assert "is seen by the process that made it only" in result.err
+    assert "name a store that has a file" in result.err
+    assert os.listdir() == []
+
+
+def test_what_is_open_here_is_not_opened_by_hand(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing any descriptor of a file drops the locks that SQLite has on it in this process."""
+    import builtins
+
+    real, opened = open, []
+
+    def spy(*given: object, **more: object) -> object:
+        opened.append(given[0])
+        return real(*given, **more)  # type: ignore[call-overload]
+
+    with open_store("sqlite:///a.db") as store:
+        store.create_thread("mine")
+        monkeypatch.setattr(builtins, "open", spy)
+        assert titles(run) == titles(run, "--store", "a.db") == ["mine"]
+        monkeypatch.undo()
+    assert not [each for each in opened if str(each).endswith("a.db")]
+
+
 # -- nothing is made by looking
 
 
@@ -172,6 +238,50 @@ READING = [
     ["timeline", "t"],
     ["doctor"],
 ]
+
+
+def _folder() -> dict[str, bytes]:
+    return {name: Path(name).read_bytes() for name in os.listdir()}
+
+
+@pytest.mark.parametrize("argv", [*READING, ["check"], ["status", "m1"]])
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_looking_changes_nothing(run: Run, argv: list[str], scheme: str) -> None:
+    """Neither a store that was closed, nor a backup, nor what a kill has left."""
+    url = f"{scheme}:///closed"
+    with open_store(url, durability="process") as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "m", "hello", message_id="m1", status="pending", timeout=0)
+        backup_store(store, "backup")
+    script = """
+import os, sys
+from pytest_claude_comms import backup_store, open_store
+store = open_store(sys.argv[1])
+store.create_thread(thread_id="t")
+store.add_message("t", "m", "hello", message_id="m1", status="pending", timeout=0)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run(
+        [sys.executable, "-c", script, f"{scheme}:///killed"], check=False, env=environment()
+    )
+    before = _folder()
+    for name in ("closed", "backup", "killed"):
+        result = run(*argv, "--store", f"{scheme}:///{name}")
+        assert result.code == 0, result.err
+        assert "m1" in result.out or "1 message" in result.out or "messages" in result.out.lower()
+        assert _folder() == before, name
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_a_copy_and_a_backup_leave_their_source_alone(run: Run, scheme: str) -> None:
+    with open_store(f"{scheme}:///a", durability="process") as store:
+        store.create_thread("mine", thread_id="t")
+        backup_store(store, "b")
+    before = _folder()
+    assert run("copy", "b", f"{scheme}:///copy").code == 0
+    assert run("backup", "c", "--store", "b").code == 0
+    assert {name: data for name, data in _folder().items() if name in before} == before
+    assert titles(run, "--store", "c") == titles(run, "--store", "copy") == ["mine"]
 
 
 @pytest.mark.parametrize("argv", READING)
@@ -248,7 +358,7 @@ def test_a_file_that_may_not_be_read(run: Run) -> None:
 def test_only_who_says_so_makes_a_store(folder: Path) -> None:
     with pytest.raises(CommandError):
         choose("sqlite:///new.db")
-    assert choose("sqlite:///new.db", create=True) == "sqlite:///new.db"
+    assert choose("sqlite:///new.db", create=True) == f"sqlite:///{folder}/new.db"
 
 
 def test_a_relative_project_url_of_a_third_party_is_left_as_it_is(folder: Path) -> None:
@@ -295,6 +405,12 @@ def test_who_makes_none_is_told_who_named_it(run: Run, monkeypatch: pytest.Monke
     assert f"store = 'y.db' in {os.path.abspath('pyproject.toml')}" in run("threads").err
     monkeypatch.setenv("CLAUDE_COMMS_STORE", "z.db")
     assert "CLAUDE_COMMS_STORE='z.db'" in run("threads").err
+    monkeypatch.setenv("CLAUDE_COMMS_STORE", "sqlite:///w.db")
+    assert "CLAUDE_COMMS_STORE='sqlite:///w.db'" in run("threads").err
+    assert "as 'tinydb:///v.json' says" in run("threads", "--store", "tinydb:///v.json").err
+    monkeypatch.delenv("CLAUDE_COMMS_STORE")
+    Path("pyproject.toml").write_text('[tool.claude-comms]\nstore = "sqlite:///u.db"\n')
+    assert f"store = 'sqlite:///u.db' in {os.path.abspath('pyproject.toml')}" in run("threads").err
     assert run("threads", "--store", "").code == 2
 
 

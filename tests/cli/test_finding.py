@@ -85,7 +85,7 @@ def test_a_wrong_one_suggests_near_ones(run: Run, some: ConversationStore, comma
     result = run(command, "7f3a91d2", store=some)
     assert (result.code, result.out) == (3, "")
     assert result.err.startswith(
-        "claude-comms: error: no message or thread has the id '7f3a91d2'; did you mean '7f3a91c2'"
+        "claude-comms: error: no message or thread has the id '7f3a91d2' (did you mean '7f3a91c2'"
     )
     result = run(command, "nothing-like-it", store=some)
     assert result.code == 3
@@ -117,7 +117,7 @@ def test_among_ten_thousand_it_is_quick(store: ConversationStore) -> None:
     chance = random.Random(1)
     ids = [str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(10_000)]
     wrong = f"{ids[9000][:20]}{ids[9000][21:]}"
-    assert near(wrong, ids) == f"; did you mean '{ids[9000]}'?"
+    assert near(wrong, ids) == f" (did you mean '{ids[9000]}'?)"
     careful = processor_seconds(lambda: difflib.get_close_matches(wrong, ids, 3, 0.6))
     assert processor_seconds(lambda: near(wrong, ids)) < careful / 2
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -25,6 +27,7 @@ from pytest_claude_comms import (
     ThreadNotFound,
     WaitTimeout,
     __version__,
+    open_store,
 )
 from pytest_claude_comms.cli import app, exits, main
 
@@ -176,33 +179,63 @@ def test_another_missing_module_is_no_missing_extra(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pytest_claude_comms.cli.threads", None)
-    result = run("threads", "--store", "memory:")
+    result = run("threads", "--store", "none.db")
     assert result.code == 1
     assert "this should not happen" in result.err
+
+
+def test_every_command_that_takes_a_span_says_what_one_is(run: Run) -> None:
+    taking = set()
+    for name in app.COMMANDS:
+        found = app.app.get_command(click.Context(app.app), name)
+        assert found is not None
+        if any(param.type.name == "SPAN" for param in found.params):
+            taking.add(name)
+            assert "A SPAN is a number of seconds" in run(name, "--help").out
+    assert taking == {"ask", "pending", "wait"}
+
+
+def test_an_error_that_damage_makes_is_told_as_damage(run: Run, tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path}/a.db", durability="process") as store:
+        store.create_thread("a thread", thread_id="t")
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as db:
+        db.execute("UPDATE threads SET title = x'00ff'")
+    result = run("threads", "--store", str(tmp_path / "a.db"))
+    assert result.code == 6
+    assert "a.db is damaged: thread t: its row cannot be read" in result.err
+    assert "'claude-comms check' says all" in result.err
 
 
 # -- options before and after the name
 
 
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Of an empty store."""
+    made = f"tinydb:///{tmp_path}/a.json"
+    open_store(made, durability="process").close()
+    return made
+
+
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--json", "status", "--store", "memory:"],
-        ["--store", "memory:", "status", "--json"],
-        ["--store", "memory:", "--json", "--quiet", "--no-color", "status"],
-        ["status", "--store", "memory:", "--json", "-q", "--no-color"],
-        ["--store", "sqlite:///nowhere.db", "status", "--store", "memory:", "--json"],
+        ["--json", "status", "--store", "STORE"],
+        ["--store", "STORE", "status", "--json"],
+        ["--store", "STORE", "--json", "--quiet", "--no-color", "status"],
+        ["status", "--store", "STORE", "--json", "-q", "--no-color"],
+        ["--store", "sqlite:///nowhere.db", "status", "--store", "STORE", "--json"],
     ],
 )
-def test_common_options_stand_where_one_likes(run: Run, argv: list[str]) -> None:
-    result = run(*argv)
+def test_common_options_stand_where_one_likes(run: Run, argv: list[str], url: str) -> None:
+    result = run(*(url if each == "STORE" else each for each in argv))
     assert (result.code, result.err) == (0, "")
-    assert result.document["store"]["url"] == "memory:"
+    assert result.document["store"]["url"] == url
 
 
-def test_one_call_leaves_nothing_to_the_next(run: Run) -> None:
-    assert run("--json", "--store", "memory:", "status").document
-    assert run("--store", "memory:", "status").out.startswith("store ")
+def test_one_call_leaves_nothing_to_the_next(run: Run, url: str) -> None:
+    assert run("--json", "--store", url, "status").document
+    assert run("--store", url, "status").out.startswith("store ")
 
 
 def test_json_of_a_command_that_has_none(run: Run) -> None:
@@ -218,7 +251,7 @@ def test_a_wrong_command_suggests_a_near_one(run: Run) -> None:
     result = run("stauts")
     assert result.code == 2
     assert result.err == (
-        "claude-comms: error: no command 'stauts'; did you mean 'status'?; see "
+        "claude-comms: error: no command 'stauts' (did you mean 'status'?); see "
         "'claude-comms --help'\n"
     )
 
@@ -257,13 +290,13 @@ def test_wrong_usage(run: Run, argv: list[str]) -> None:
     ],
 )
 def test_the_exit_code_of_each_error(
-    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, url: str
 ) -> None:
     def fail(store: object) -> None:
         raise error
 
     monkeypatch.setattr("pytest_claude_comms.stores.core.BaseStore.threads", fail)
-    result = run("threads", "--store", "memory:")
+    result = run("threads", "--store", url)
     assert (result.code, result.out) == (code, "")
     assert "Traceback" not in result.err
     assert result.err.startswith("claude-comms: error: ") or code >= 128
@@ -293,13 +326,13 @@ def test_a_traceback_only_for_who_asks(
     assert "Traceback" in run("threads", "--store", "sqlite:///nowhere.db").err
 
 
-def test_a_system_exit_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_exit_goes_through(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     def leave(store: object) -> None:
         raise SystemExit(7)
 
     monkeypatch.setattr("pytest_claude_comms.stores.core.BaseStore.threads", leave)
     with pytest.raises(SystemExit):
-        main(["threads", "--store", "memory:"])
+        main(["threads", "--store", url])
 
 
 def test_a_given_store_is_left_open(run: Run, store: ConversationStore) -> None:

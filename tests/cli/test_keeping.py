@@ -15,7 +15,7 @@ from pytest_claude_comms.cli.keeping import Keep
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.testing import FakeClock
 from tests.cli.conftest import Run, Shell, Valid
-from tests.stores.keeping_kit import everything, file_stores, fill
+from tests.stores.keeping_kit import everything, file_stores, fill, trimmed_by
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def test_copy_of_what_is_not_there(here: Path, run: Run) -> None:
     for argv, code, said in [
         (("copy", "none.json", "sqlite:///b.db"), 6, "there is no store at"),
         (("copy", "tinydb:///none.json", "sqlite:///b.db"), 6, "there is no store at"),
-        (("copy", "memory:", "sqlite:///b.db"), 2, "name a file"),
+        (("copy", "memory:", "sqlite:///b.db"), 2, "name a store that has a file"),
+        (("copy", "sqlite:///b.db", "memory:"), 6, "there is no store at"),
         (("copy", "sqlite:///b.db"), 2, "DST_URL"),
     ]:
         done = run(*argv)
@@ -155,16 +156,17 @@ def test_check_of_wrong_urls(here: Path, run: Run) -> None:
 @file_stores
 def test_compact(store: ConversationStore, clock: FakeClock, run: Run, valid: Valid) -> None:
     fill(store)
-    last = store.cursor()
+    last, floor = store.cursor(), trimmed_by(store, 10)
     done = run("compact", "--keep", "10", "--json", store=store)
     assert done.code == 0
     valid(done.document)
-    assert 0 < done.document["trimmed"] <= last - 10
+    assert done.document["trimmed"] == floor > 0
     clock.advance(3_601)
+    floor = trimmed_by(store, 0, since=floor)
     words = run("compact", "--keep", "1h", store=store)
     assert words.code == 0
-    trimmed = check_store(store).trimmed
-    assert f"history trimmed up to revision {trimmed}; " in words.out
+    assert check_store(store).trimmed == floor
+    assert f"history trimmed up to revision {floor}; " in words.out
     assert run("compact", store=store).code == 2
     for keep in ("-1", "1.5", "3x", "", "soon"):
         wrong = run("compact", "--keep", keep, store=store)

@@ -78,7 +78,31 @@ def test_every_recording_can_be_played(
 
 def test_somebody_else_cancels(clock: FakeClock, store: ConversationStore, run: Run) -> None:
     clock.at(1, lambda: store.update_message(store.messages()[0], status="cancelled"))
-    assert run("replay", SLOW, store=store).code == 5
+    assert run("replay", SLOW, "--speed", "0.01", store=store).code == 5
+    assert clock.elapsed == 1  # and not at its next line, a minute later
+
+
+def test_its_deadline_ends_it(
+    clock: FakeClock, store: ConversationStore, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_claude_comms.cli import playing
+
+    monkeypatch.setattr(playing, "_deadlines", lambda recorded, speed: (2, 600))
+    assert run("replay", SLOW, "--speed", "0.01", store=store).code == 4
+    assert clock.elapsed == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_another_process_cancels(tmp_path: Path, shell: Shell, scheme: str) -> None:
+    url = f"{scheme}:///{tmp_path}/s"
+    open_store(url, durability="process").close()
+    with terminal("replay", SLOW, "--speed", "0.01", "--store", url, cwd=tmp_path) as screen:
+        assert screen.shows("pending")
+        listed = shell("pending", "--json", "--store", url).document["messages"]
+        message_id = listed[0]["message"]["message_id"]
+        assert shell("cancel", message_id, "--store", url).code == 0
+        assert screen.end() == 5
 
 
 def test_wrong_use(store: ConversationStore, run: Run, tmp_path: Path) -> None:

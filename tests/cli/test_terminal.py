@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from pytest_claude_comms import open_store
 from pytest_claude_comms.cli.output import Output
 
 from .conftest import COMMAND, Shell, environment
-from .terminal import CTRL_C, Terminal, in_terminal, needs_terminal
+from .screen import Screen
+from .terminal import CTRL_BACKSLASH, CTRL_C, Terminal, in_terminal, needs_terminal
 
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 ESCAPE = "\x1b"
@@ -255,8 +257,6 @@ sys.exit(main(["threads", *{option}]))
     assert result.code == 0
     assert ("reading the store …" in result.out) == (not option)
     assert "PDF schema" in result.out
-    # The cursor is there again.
-    assert result.out.count("\x1b[?25l") == result.out.count("\x1b[?25h")
 
 
 @needs_terminal
@@ -333,6 +333,108 @@ def test_columns_of_the_environment_may_say_anything(filled: Path, columns: str)
     assert "bold" in COLOUR.sub("", result.out)
 
 
-def test_no_cursor_is_hidden_that_a_signal_would_leave_so() -> None:
-    for console in (Output().console, Output().console_aside):
-        assert console.show_cursor(False) is False
+_SLOW = """
+import sys, time
+from pytest_claude_comms.cli import main, output
+from pytest_claude_comms.stores.core import BaseStore
+output.SHOWN_AFTER = 0.01
+def slow(self):
+    sys.stdout.write("begun\\n")
+    sys.stdout.flush()
+    while True:
+        time.sleep(0.01)
+BaseStore.threads = slow
+sys.exit(main(["threads"]))
+"""
+_SLOW_BAR = """
+import sys, time
+from pytest_claude_comms.cli import output
+output.SHOWN_AFTER = 0.01
+with output.Output().progress("copying", 10**9) as advance:
+    while True:
+        time.sleep(0.01)
+        advance(1)
+"""
+
+
+@needs_terminal
+@pytest.mark.parametrize("script", [_SLOW, _SLOW_BAR], ids=["spinner", "bar"])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("SIGINT", CTRL_C), ("SIGQUIT", CTRL_BACKSLASH), ("SIGTERM", None), ("SIGHUP", None)],
+)
+def test_what_turns_is_gone_and_the_cursor_is_there_after_each_signal(
+    filled: Path, script: str, name: str, key: bytes | None
+) -> None:
+    def stop(screen: Terminal) -> None:
+        assert screen.shows("reading the store" if script == _SLOW else "copying")
+        if key is None:
+            screen.process.send_signal(getattr(signal, name))
+        else:
+            screen.type(key)
+
+    def limited() -> list[str]:  # SIGQUIT would leave a core
+        lines = f"import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n{script}"
+        return [COMMAND[0], "-c", lines]
+
+    result = in_terminal([], filled, python=limited(), at_start=stop)
+    number = getattr(signal, name)
+    assert result.code in (-number, 128 + number, 1)  # 1: the bar alone, by its KeyboardInterrupt
+    shown = Screen(120, 40)
+    shown.write(result.out.replace("\r\n", "\n").partition("Traceback")[0])
+    left = [row for row in shown.rows if row.strip("^C\\ ")]
+    assert left == (["begun"] if script == _SLOW else [])
+    modes = re.findall(r"\x1b\[\?25([hl])", result.out)
+    assert modes.count("l") == 0  # SIGKILL, too, would leave it hidden
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+def test_a_signal_that_somebody_minds_stays_his(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", _Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Output().working("reading"):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGQUIT) is not signal.SIG_DFL
+        assert seen == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, ignored)
+
+
+# -- narrow terminals
+
+
+@needs_terminal
+@pytest.mark.parametrize("columns", [40, 60])
+@pytest.mark.parametrize("argv", [["pending"], ["threads"], ["status"], ["timeline", "t"]])
+def test_no_table_is_broken_by_a_narrow_terminal(
+    filled: Path, argv: list[str], columns: int
+) -> None:
+    with open_store(f"sqlite:///{filled}/a.db", durability="process") as store:
+        store.add_message("t", "arangodb", status="pending", message_id="f" * 16)
+        store.create_thread("a title that is longer than a terminal is wide", thread_id="e" * 16)
+    shown = COLOUR.sub("", in_terminal(argv, filled, columns=columns).out).splitlines()
+    heads = {
+        "MESSAGE",
+        "THREAD",
+        "STATUS",
+        "CHANGED",
+        "MODULES",
+        "TITLE",
+        "AGE",
+        "LEFT",
+        "REVISION",
+    }
+    for line in shown:
+        if len(heads & {*line.split()}) > 1:
+            assert len(line) <= columns, line
+    if argv == ["pending"]:
+        assert f"MESSAGE  {'f' * 16}" in shown
+        assert "STATUS   pending" in shown
+        assert "MODULE   arangodb" in shown

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore
+from pytest_claude_comms import ConversationStore, open_store
 from pytest_claude_comms.testing import FakeClock
 from tests.cli.conftest import Run, Shell, Valid
 from tests.cli.terminal import terminal
@@ -48,9 +50,73 @@ def test_patience_leaves_the_message_alone(
 
     assert result.code == 8
     assert result.out == ""
-    assert "did not reach a terminal status within 90.0 s" in result.err
+    assert result.err == (
+        "claude-comms: error: m has not ended within 90.0 s: processing, 0 characters\n"
+    )
     assert clock.elapsed == 90
     assert store.get_message("m").status == "processing"
+
+
+def test_all_that_is_known_when_patience_ends_is_for_who_debugs(
+    store: ConversationStore, thread: str, run: Run
+) -> None:
+    for name in ("a", "b", "c"):
+        store.add_message(thread, "m", status="pending", message_id=name)
+    store.update_message("b", status="failed")
+    words = run("wait", "a", "b", "c", "d", "--may-come", "--timeout", "0", store=store)
+    assert words.code == 8
+    assert words.err == (
+        "claude-comms: error: a has not ended within 0.0 s: pending, 0 characters; nor have 2 more "
+        "of 4\n"
+    )
+    one = run("wait", "d", "--may-come", "--timeout", "0", store=store)
+    assert one.err == "claude-comms: error: d has not ended within 0.0 s: it does not exist\n"
+    page = run("wait", "a", "--timeout", "0", "--debug", store=store)
+    assert page.code == 8
+    assert "history  #1   +0.0 s  pending" in page.err
+    assert page.err.endswith("a has not ended within 0.0 s: pending, 0 characters\n")
+
+
+@pytest.mark.claude_comms(stores=["memory", "tinydb", "sqlite"])
+def test_waiting_goes_on_when_the_history_is_trimmed(
+    clock: FakeClock, store: ConversationStore, thread: str, run: Run
+) -> None:
+    store.add_message(thread, "m", status="pending", message_id="m")
+
+    def trim() -> None:
+        for number in range(5):
+            store.add_message(thread, "m", message_id=f"other {number}")
+            store.update_message(f"other {number}", metadata={"a": 1})
+            store.update_message(f"other {number}", metadata={"a": 2})
+        assert store.compact(keep=0).trimmed > 3
+
+    clock.at(2, trim)
+    clock.at(4, store.update_message, "m", status="failed")
+    assert run("wait", "m", store=store).code == 1
+    assert clock.elapsed == 4
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_another_store_in_its_place_ends_a_wait(
+    tmp_path: Path, clock: FakeClock, run: Run, scheme: str
+) -> None:
+    def made(name: str) -> str:
+        return f"{scheme}:///{tmp_path}/{name}"
+
+    def swap(store: Any) -> None:
+        os.replace(tmp_path / "other", tmp_path / "s")
+        store._hub.notify()  # on a fake clock nobody looks but who is told
+
+    with open_store(made("other"), durability="process") as other:
+        other.create_thread(thread_id="t")
+        other.add_message("t", "m", status="pending", message_id="m")
+    with open_store(made("s"), clock=clock, durability="process") as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "m", status="pending", message_id="m")
+        clock.at(2, swap, store)
+        result = run("wait", "m", store=store)
+    assert result.code == 6
+    assert "gone" in result.err
 
 
 def test_waiting_settles_what_is_overdue(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from datetime import datetime, timedelta, timezone
@@ -247,6 +248,29 @@ def test_no_row_is_as_wide_as_the_terminal(columns: int, name: str) -> None:
     for text, cells in shown:
         assert width(text) == cells < columns
         assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "heads"),
+    [
+        (140, ["MESSAGE", "THREAD", "MODULE", "STATUS", "TIME", "CHARS", "LAST CHANGE"]),
+        (92, ["MESSAGE", "MODULE", "STATUS", "TIME", "CHARS", "LAST CHANGE"]),
+        (80, ["MESSAGE", "STATUS", "TIME", "CHARS", "LAST CHANGE"]),
+        (60, ["MESSAGE", "STATUS", "TIME", "CHARS", "LAST CHANGE"]),
+        (50, ["MESSAGE", "STATUS", "TIME", "LAST CHANGE"]),
+        (40, ["MESSAGE", "STATUS", "LAST CHA…"]),
+    ],
+)
+def test_what_happened_last_leaves_a_narrow_terminal_last(columns: int, heads: list[str]) -> None:
+    board = Board()
+    board.take(change("f" * 16, 1, "processing"))
+    board.rows["f" * 16].thread_id = "e" * 16
+    board.rows["f" * 16].module = "arangodb"
+    at = change("f", 1, "processing").at + timedelta(seconds=3)
+    shown = table(Output(), board.visible(9), at, columns)
+    assert re.split(r"  +", shown[0][0].strip()) == heads
+    assert "3 s ago" in shown[1][0]
+    assert "f" * 16 in shown[1][0]
 
 
 def test_only_ages_of_what_goes_on_change_with_time() -> None:

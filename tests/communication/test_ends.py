@@ -303,7 +303,7 @@ def test_the_error_of_an_ask_is_not_replaced_by_one_of_its_end(
         raise RuntimeError("worse")
 
     monkeypatch.setattr(Reply, "wait", broken)
-    monkeypatch.setattr(Reply, "_cancel", worse)
+    monkeypatch.setattr(Reply, "_cancelled", worse)
     claude.hangs()
     with pytest.raises(KeyboardInterrupt):
         ask_module(store, "m", module, "q", **options)
@@ -330,6 +330,41 @@ def test_a_cancelled_run_stores_the_text_that_it_has_told(
     assert (answer.status, answer.content, answer.error) == ("cancelled", "told", "Ctrl-C")
     (last,) = [each for each in store.changes() if each.append]
     assert last.status == "cancelled", "in one commit"
+
+
+@pytest.mark.parametrize("way", ["cancel", "cancel_async"])
+def test_cancelling_a_reply_keeps_the_text_that_came(
+    claude: ScriptedClaude, ask: Ask, clock: FakeClock, way: str
+) -> None:
+    claude.goes_silent(text="told", after=1)
+    reply = ask(wait=False)
+    clock.advance(1.05)
+    assert reply.answer.content == ""  # it waits for more
+    answer = reply.cancel() if way == "cancel" else asyncio.run(reply.cancel_async())
+    assert (answer.status, answer.content) == ("cancelled", "told")
+    assert clock.elapsed == 1.05
+
+
+def test_a_history_that_is_trimmed_under_a_run_does_not_end_it(
+    store: ConversationStore, claude: ScriptedClaude, ask: Ask, clock: FakeClock
+) -> None:
+    claude.goes_silent(text="told", after=1)
+
+    def trim() -> None:
+        for number in range(5):
+            store.add_message(reply.thread_id, "m", message_id=f"other {number}")
+            store.update_message(f"other {number}", metadata={"a": 1})
+            store.update_message(f"other {number}", metadata={"a": 2})
+        assert store.compact(keep=0).trimmed > 3
+
+    reply = ask(wait=False)
+    clock.at(2, trim)
+    clock.at(4, store.update_message, reply.answer, status="cancelled")
+    reply.wait()
+    assert clock.elapsed == 4
+    assert (reply.answer.status, reply.answer.content) == ("cancelled", "told")
+    assert reply.outcome is not None
+    assert reply.outcome.status == "cancelled"
 
 
 def test_text_shortly_before_the_deadline_is_stored(

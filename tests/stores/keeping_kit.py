@@ -60,6 +60,21 @@ def everything(store: ConversationStore) -> list[Any]:
     return [repr(each) for each in found]
 
 
+def trimmed_by(store: ConversationStore, keep: int, *, since: int = 0) -> int:
+    """Up to where ``compact(keep=keep)`` is to trim, told from the history after ``since``: up to
+    the last change that is neither kept, nor of an open message, nor an end, nor a last one."""
+    messages = {message.message_id: message for message in store.messages()}
+    gone = []
+    for change in store.changes(since):
+        message = messages[change.message_id]
+        ends = change.status.is_terminal and change.previous is not change.status
+        is_last = change.revision == message.revision
+        is_old = change.revision <= store.cursor() - keep
+        if is_old and message.status.is_terminal and not ends and not is_last:
+            gone.append(change.revision)
+    return max(gone, default=since)
+
+
 def run(script: str, *arguments: str, tracer: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """Start ``python -c script``."""
     root = str(Path(pytest_claude_comms.__file__).parents[1])

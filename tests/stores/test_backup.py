@@ -424,11 +424,11 @@ def test_what_somebody_reads_while_it_is_unfinished_is_no_backup(
     give_id = sqlite_rows.give_id
     others: list[sqlite3.Connection] = []
 
-    def give_id_while_somebody_reads(db: sqlite3.Connection) -> None:
+    def give_id_while_somebody_reads(db: sqlite3.Connection, *, claimed: bool) -> None:
         others.append(other := sqlite3.connect(f"{path}.backup", isolation_level=None))
         other.execute("BEGIN")
         other.execute("SELECT store_id FROM meta").fetchone()
-        give_id(db)
+        give_id(db, claimed=claimed)
 
     monkeypatch.setattr(sqlite_keeping, "give_id", give_id_while_somebody_reads)
     with pytest.raises(StoreError, match="somebody has opened the unfinished backup"):

@@ -462,6 +462,8 @@ def test_a_file_that_is_none(
         (["UPDATE messages SET error = x'1b5d'"], "document", "error must be a str"),
         (["UPDATE messages SET metadata = '{\"a\": NaN}'"], "document", "has NaN"),
         (["UPDATE changes SET metadata = '{\"a\": 1e400}'"], "document", "JSON cannot hold"),
+        (["UPDATE changes SET mark = 0 WHERE revision = 2"], "document", "its mark is 0"),
+        (["UPDATE changes SET mark = -5 WHERE revision = 2"], "document", "its mark is -5"),
         (["PRAGMA user_version = 5"], "schema", "user_version: it is 5"),
         (["UPDATE meta SET store_id = 'zz'"], "schema", "which is none"),
         (["INSERT INTO contents VALUES (9999, 1, 'ghost')"], "message", "text 9999: it is of a"),
@@ -638,6 +640,23 @@ def test_a_message_that_is_there_twice(tmp_path: Path) -> None:
         lambda c: c["messages"]["2"].update(deadline_at="2020-01-01T00:00:00+00:00")
     )
     assert "message o: it says 2020" in kinds(check_store(f"tinydb:///{path}"))["deadline"][0]
+
+
+@pytest.mark.parametrize(("name", "value"), [("link", 0), ("seq", 0), ("seq", -1)])
+@pytest.mark.parametrize("has_journal", [True, False])
+def test_a_file_that_says_wrong_up_to_where_it_goes(
+    tmp_path: Path, name: str, value: int, *, has_journal: bool
+) -> None:
+    path = tmp_path / "s"
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        seed(store)
+    content = json.loads(path.read_text())
+    content["claude_comms"]["1"][name] = value
+    path.write_text(json.dumps(content))
+    if not has_journal:
+        journal_of(path).unlink()
+    found = kinds(check_store(f"tinydb:///{path}"))
+    assert any("says that it goes up to change" in line for line in found["document"])
 
 
 def test_a_file_without_a_journal_is_explained(tinydb_file: Path) -> None:

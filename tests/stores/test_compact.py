@@ -32,6 +32,7 @@ from tests.stores.keeping_kit import (
     killed_at_system_calls,
     posix,
     run,
+    trimmed_by,
 )
 from tests.stores.tinydb_kit import FailingOS, disk
 
@@ -53,11 +54,11 @@ def test_the_last_changes_are_kept(store: ConversationStore, keep: int) -> None:
     fill(store)
     threads, messages, last = store.threads(), store.messages(), store.cursor()
     whole = {change.revision: change for change in store.changes()}
-    report = store.compact(keep=keep)
     # Up to the last that went, and no further: whoever is past that misses none.
+    floor = trimmed_by(store, keep)
+    report = store.compact(keep=keep)
     kept = {c.revision: c for m in messages for c in store.changes(0, message=m)}
-    floor = max(whole.keys() - kept.keys(), default=0)
-    assert report.trimmed == floor <= max(0, last - keep)
+    assert report.trimmed == floor == max(whole.keys() - kept.keys(), default=0)
     assert (store.threads(), store.messages(), store.cursor()) == (threads, messages, last)
     assert [change.revision for change in store.changes(floor)] == list(range(floor + 1, last + 1))
     for cursor in {0, floor - 1} & set(range(floor)):
@@ -391,8 +392,8 @@ def test_writers_are_let_in_between(
             return begin(self, link, tx)
 
         monkeypatch.setattr(sqlite.SQLiteConversationStore, "_begin_writing", begin_writing)
-        last = store.cursor()
-        assert 0 < store.compact(keep=0).trimmed <= last
+        floor = trimmed_by(store, 0)
+        assert store.compact(keep=0).trimmed == floor > 0
     assert len(between) > 10
     assert between == sorted(between)
     assert check_store(store).findings == ()
@@ -500,9 +501,8 @@ def check_killed(backend: str, folder: Path, *, every: bool) -> list[int]:
             came.append(trimmed)
             expected = list(range(trimmed + 1, store.cursor() + 1))
             assert [change.revision for change in store.changes(trimmed)] == expected
-            after = store.compact(keep=3).trimmed
-            assert 0 < after <= store.cursor() - 3
-            assert after >= trimmed
+            floor = trimmed_by(store, 3, since=trimmed)
+            assert store.compact(keep=3).trimmed == floor > 0
             assert not [name for name in os.listdir(data) if name.endswith(".new")]
         assert check_store(url).findings == ()
     return came

@@ -1,0 +1,333 @@
+"""Stores that are opened to be looked at: what they answer, and that nothing changes by it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms import (
+    ConversationStore,
+    HistoryGone,
+    MessageNotFound,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    open_store,
+)
+from pytest_claude_comms.stores import open_for_reading, sqlite_check, sqlite_link, sqlite_quiet
+from pytest_claude_comms.stores.backup import backup_store
+from pytest_claude_comms.stores.checking import check_store
+from pytest_claude_comms.stores.copying import copy_store
+from tests.stores.keeping_kit import everything, file_stores, fill, posix, run
+
+_KILLED = """
+import os, sys
+from pytest_claude_comms import open_store
+from tests.stores.keeping_kit import fill
+store = open_store(sys.argv[1])
+fill(store)
+os.kill(os.getpid(), 9)
+"""
+
+
+def folder(path: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in path.iterdir() if each.is_file()}
+
+
+def killed(scheme: str, path: Path) -> str:
+    url = f"{scheme}:///{path}"
+    root = str(Path(__file__).parents[2])
+    run(f"import sys; sys.path.insert(0, {root!r})\n{_KILLED}", url).communicate()
+    return url
+
+
+@file_stores
+def test_the_same_answers(store: ConversationStore) -> None:
+    fill(store)
+    store.compact(keep=9)
+    before = everything(store)
+    with open_for_reading(store.url, clock=store.clock) as reader:
+        assert (reader.store_id, reader.url, reader.backend) == (
+            store.store_id, store.url, store.backend,
+        )  # fmt: skip
+        assert everything(reader) == before
+        assert reader.snapshot() == store.snapshot()  # type: ignore[attr-defined]
+        with pytest.raises(MessageNotFound):
+            reader.get_message("nobody")
+        with pytest.raises(HistoryGone, match="were trimmed"):
+            reader.changes(0)
+        # It is followed, while others write.
+        store.update_message("open", status="processing")
+        assert reader.get_message("open").status == "processing"
+        assert everything(reader) == everything(store)
+        store.close()
+        assert reader.get_message("open").status == "processing"
+
+
+@posix
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+@pytest.mark.parametrize("how", ["closed", "killed", "backup"])
+def test_nothing_changes(tmp_path: Path, scheme: str, how: str) -> None:
+    url = f"{scheme}:///{tmp_path}/s"
+    if how == "killed":
+        killed(scheme, tmp_path / "s")
+        if scheme == "sqlite":  # as after a power cut: the index of the log is of no use
+            size = (tmp_path / "s-shm").stat().st_size
+            (tmp_path / "s-shm").write_bytes(bytes(size))
+    else:
+        with open_store(url, durability="process") as store:
+            fill(store)
+            backup_store(store, tmp_path / "b")
+    url = f"{scheme}:///{tmp_path}/b" if how == "backup" else url
+    before = folder(tmp_path)
+    with open_for_reading(url) as reader:
+        answers = everything(reader)
+        reader.snapshot()  # type: ignore[attr-defined]
+        assert folder(tmp_path).keys() == before.keys()
+    assert folder(tmp_path) == before
+    assert check_store(url).findings == ()
+    assert folder(tmp_path) == before
+    with open_store(url) as store:  # nothing was lost by it
+        assert [each.split("url")[0] for each in everything(store)] == answers
+
+
+@posix
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_nothing_that_writes(tmp_path: Path, scheme: str) -> None:
+    url = f"{scheme}:///{tmp_path}/s"
+    with open_store(url, durability="process") as store:
+        fill(store)
+        store.add_message("t", "m", status="pending", message_id="late", timeout=0)
+    before = folder(tmp_path)
+    with open_for_reading(url) as reader:
+        for call in (
+            lambda: reader.create_thread(),
+            lambda: reader.add_message("t", "m"),
+            lambda: reader.update_message("open", append="x"),
+            lambda: reader.expire(),
+            lambda: reader.compact(keep=0),
+        ):
+            with pytest.raises(StoreError, match="was opened for reading only"):
+                call()
+        with open_store("memory:") as other, pytest.raises(StoreError, match="not empty|only"):
+            fill(other)
+            copy_store(other, reader)
+    assert folder(tmp_path) == before
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_what_is_no_store(tmp_path: Path, scheme: str) -> None:
+    with pytest.raises(StoreError, match="there is no store at"):
+        open_for_reading(f"{scheme}:///{tmp_path}/none")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match="is a directory"):
+        open_for_reading(f"{scheme}:///{tmp_path}/folder")
+    for text in (
+        b"",
+        b"{}",
+        b"[1]",
+        b"SQLite format 3\0",
+        b'{"claude_comms": {"1": {"format": 1}}}',
+    ):
+        (tmp_path / "x").write_bytes(text)
+        with pytest.raises(StoreError):
+            open_for_reading(f"{scheme}:///{tmp_path}/x")
+        assert folder(tmp_path) == {"x": text}
+
+
+def test_a_tinydb_journal_that_is_of_another_store(tmp_path: Path) -> None:
+    killed("tinydb", tmp_path / "a")
+    killed("tinydb", tmp_path / "b")
+    shutil.copy(tmp_path / "b.journal", tmp_path / "a.journal")
+    with pytest.raises(StoreCorrupt, match="belong to another"):
+        open_for_reading(f"tinydb:///{tmp_path}/a")
+
+
+@file_stores
+def test_another_store_in_its_place(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    with open_store(f"{store.backend}:///{tmp_path}/other", durability="process") as other:
+        fill(other)
+    path = store.url.partition("///")[2]
+    store.close()
+    with open_for_reading(store.url) as reader:
+        assert reader.threads()
+        for name in (p.name for p in tmp_path.glob("other*")):
+            os.replace(tmp_path / name, path + name.removeprefix("other"))
+        with pytest.raises(HistoryGone):
+            reader.threads()
+
+
+# -- a SQLite file that was taken for one that nobody changes
+
+
+@pytest.mark.claude_comms(stores=["sqlite"])
+def test_what_was_read_while_it_changed_is_read_again(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads it as frozen takes no lock, so that somebody may open and write it."""
+    fill(store)
+    url, clock = store.url, store.clock
+    store.close()
+    reader = open_for_reading(url, clock=clock)
+    from pytest_claude_comms.stores.sqlite_rows import SQLiteSnapshot
+
+    real = SQLiteSnapshot.messages
+    late: list[bool] = []
+
+    def messages(self: Any, *given: Any) -> Any:
+        found = real(self, *given)
+        if not late:
+            late.append(True)
+            with open_store(url, clock=clock, durability="process") as other:
+                other.add_message("t", "late")
+        return found
+
+    monkeypatch.setattr(SQLiteSnapshot, "messages", messages)
+    with reader:
+        assert reader.messages()[-1].module_name == "late"
+        late.clear()
+
+        def torn(self: Any, *given: Any) -> Any:
+            messages(self, *given)
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        monkeypatch.setattr(SQLiteSnapshot, "messages", torn)
+        with pytest.raises(StoreCorrupt):  # it does not change any more: so that is true
+            reader.messages()
+        assert late
+
+
+@pytest.mark.claude_comms(stores=["sqlite"])
+def test_one_that_never_rests(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store)
+    url, clock = store.url, store.clock
+    store.close()
+    with open_for_reading(url, clock=clock) as reader:
+        from pytest_claude_comms.stores import sqlite_reading
+
+        count = iter(range(10**6))
+        monkeypatch.setattr(sqlite_reading, "files_of", lambda path: ((next(count), 0, 0),))
+        with pytest.raises(StoreBusy):
+            reader.messages()
+
+
+# -- whose store it is
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_each_restored_backup_is_a_store_of_its_own(tmp_path: Path, scheme: str) -> None:
+    """One that was restored twice gives the same revisions to different changes: a watcher who
+    keeps ``(store_id, revision)`` must not take the one for the other."""
+    with open_store(f"{scheme}:///{tmp_path}/s", durability="process") as store:
+        fill(store)
+        backup_store(store, tmp_path / "b")
+        ids = {store.store_id}
+    with open_for_reading(f"{scheme}:///{tmp_path}/b") as backup:
+        ids.add(backup.store_id)
+    for name in ("one", "two"):
+        shutil.copy(tmp_path / "b", tmp_path / name)
+        with open_store(f"{scheme}:///{tmp_path}/{name}", durability="process") as restored:
+            found = restored.store_id
+            restored.update_message("open", append=name)
+        ids.add(found)
+        with open_store(f"{scheme}:///{tmp_path}/{name}", durability="process") as again:
+            assert again.store_id == found
+        with open_for_reading(f"{scheme}:///{tmp_path}/{name}") as reader:
+            assert reader.store_id == found
+        report = check_store(f"{scheme}:///{tmp_path}/{name}")
+        assert (report.findings, report.notes) == ((), ())
+    assert len(ids) == 4
+    report = check_store(f"{scheme}:///{tmp_path}/b")
+    assert report.ok
+    assert "store" in report.notes[0]
+    assert "id of its own" in report.notes[0]
+
+
+def test_eight_open_a_backup_at_once(tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        fill(store)
+        backup_store(store, tmp_path / "b")
+    ids: set[str] = set()
+
+    def take() -> None:
+        with open_store(f"sqlite:///{tmp_path}/b", durability="process") as found:
+            ids.add(found.store_id)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(ids) == 1
+
+
+# -- locks that SQLite holds in this process
+
+
+def test_a_file_that_is_copied_is_opened_by_nobody_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing a descriptor of a file drops the locks of this whole process on it."""
+    url = killed("sqlite", tmp_path / "s")
+    seen: list[bool] = []
+    opener: list[threading.Thread] = []
+    real = shutil.copyfile
+
+    def opened() -> None:
+        with open_store(url, durability="process") as store:
+            seen.append(store.cursor() > 0)
+
+    def copyfile(source: str, target: str) -> Any:
+        if not opener:
+            opener.append(threading.Thread(target=opened))
+            opener[0].start()
+            opener[0].join(0.3)  # it would be open by now; else it waits for us
+        seen.append(False)
+        assert not sqlite_link.is_open_here(str(tmp_path / "s"))
+        return real(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    assert sqlite_check._copied(str(tmp_path / "s"), str(tmp_path / "copy"))
+    opener[0].join()
+    assert seen[-1] is True
+    assert seen[:-1] == [False] * (len(seen) - 1)
+
+
+@posix
+def test_a_look_leaves_the_locks_of_this_process(tmp_path: Path) -> None:
+    """Another process sees them: who has a store open here, and one who checks it or reads it."""
+    path = tmp_path / "s"
+    script = f"""
+import sqlite3, sys
+for line in sys.stdin:
+    db = sqlite3.connect({str(path)!r}, timeout=0, isolation_level=None)
+    try:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("BEGIN EXCLUSIVE")
+        db.execute("COMMIT")
+        print("alone", flush=True)
+    except sqlite3.OperationalError as error:
+        print("not alone", flush=True)
+    db.close()
+"""
+    other = run(script)
+    assert other.stdin is not None
+    assert other.stdout is not None
+    with open_store(f"sqlite:///{path}", durability="process") as store:
+        fill(store)
+        check_store(f"sqlite:///{path}")
+        with open_for_reading(f"sqlite:///{path}") as reader:
+            reader.messages()
+        with sqlite_quiet.opened(str(path), sqlite_quiet.files_of(str(path))):
+            pass
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "not alone\n"
+    other.communicate()
