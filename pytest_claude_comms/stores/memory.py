@@ -76,7 +76,7 @@ class State:
         rows = (
             self._messages.values()
             if thread_id is None
-            else map(self._messages.__getitem__, self._order[thread_id])
+            else map(self._messages.__getitem__, self._order.get(thread_id, ()))
         )
         return [row for row in rows if statuses is None or row.status in statuses]
 
