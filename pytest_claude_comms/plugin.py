@@ -88,8 +88,10 @@ def pytest_configure(config: pytest.Config) -> None:
     stack.enter_context(unhandled_hook(leaks.unhandled))
     if not hasattr(config, "workerinput"):  # under xdist the controller reports
         from .report import MatrixReport
+        from .testing.conformance.summary import ConformanceReport
 
         config.pluginmanager.register(MatrixReport(), "claude_comms_report")
+        config.pluginmanager.register(ConformanceReport(), "claude_comms_conformance_report")
         if config.getoption("claude_comms_record"):
             from .testing.recording import RecordingReport
 
@@ -152,11 +154,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     definition = metafunc.definition
     if definition.get_closest_marker("claude_comms") is not None:
         _settings_of(definition)
-    if "claude_comms_store" in metafunc.fixturenames:
-        choices = _settings_of(definition).stores
-        metafunc.parametrize(
-            "claude_comms_store", choices, indirect=True, ids=[choice.name for choice in choices]
-        )
+    for name in ("claude_comms_store", "_claude_comms_choice"):
+        if name in metafunc.fixturenames:
+            choices = _settings_of(definition).stores
+            ids = [choice.name for choice in choices]
+            metafunc.parametrize(name, choices, indirect=True, ids=ids)
+
+
+@pytest.fixture
+def _claude_comms_choice(request: pytest.FixtureRequest) -> StoreChoice:
+    """One of ``--claude-comms-stores``, not opened: for the conformance kit."""
+    choice: StoreChoice = request.param
+    return choice
 
 
 @pytest.fixture

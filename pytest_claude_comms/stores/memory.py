@@ -177,6 +177,10 @@ class MemoryConversationStore(KeepingStore):
     """Keeps everything in this process, for tests and as the measure of the other stores."""
 
     backend = "memory"
+    capabilities: tuple[str, ...] = (
+        *("multi_thread", "gap_free", "notifies", "deadlines", "chosen_ids", "compact"),
+    )
+    """What the conformance kit asks of it. The file stores claim all there is."""
 
     def __init__(self, *, clock: Clock | None = None, redact: Redact | None = None) -> None:
         super().__init__("memory:", Hub(), clock, redact)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         assert_status_sequence,
         assert_terminal,
     )
+    from .conformance.suite import StoreConformance
     from .fake_clock import FakeClock
     from .fault import Fault
     from .faults import Faults
@@ -23,6 +24,7 @@ _HOME_OF = {
     "Fault": ".fault",
     "Faults": ".faults",
     "ScriptedClaude": ".scripted_claude",
+    "StoreConformance": ".conformance.suite",
     "Transcript": "..claude.transcript",
     "assert_content": ".assertions",
     "assert_no_pending": ".assertions",
@@ -36,6 +38,7 @@ __all__ = [
     "Fault",
     "Faults",
     "ScriptedClaude",
+    "StoreConformance",
     "Transcript",
     "assert_content",
     "assert_no_pending",

@@ -1,0 +1,136 @@
+"""The kit as a third party runs it: by a class, or by the options alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import Run
+from tests.plugin.conftest import run as run  # noqa: PLC0414 - a fixture
+
+THIRD = """
+from pytest_claude_comms import InvalidTransition, MemoryConversationStore
+
+class Store:
+    '''A store that shares no class with ours, and lets an end be restated.'''
+
+    def __init__(self, clock):
+        self._kept = MemoryConversationStore(clock=clock)
+
+    def __getattr__(self, name):
+        return getattr(self._kept, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def update_message(self, message, **more):
+        try:
+            return self._kept.update_message(message, **more)
+        except InvalidTransition as error:
+            if error.requested is error.status:
+                return self._kept.get_message(message)
+            raise
+
+def open_in(folder, *, clock, durability):
+    return Store(clock)
+
+def claims_more(folder, *, clock, durability):
+    return Store(clock)
+
+claims_more.capabilities = ["multi_process"]
+
+def misspelt(folder, *, clock, durability):
+    return Store(clock)
+
+misspelt.capabilities = ["multi_processes"]
+
+def claims_all(folder, *, clock, durability):
+    store = Store(clock)
+    store.capabilities = None
+    return store
+"""
+
+CLASSES = """
+import pytest
+import third
+from pytest_claude_comms.testing import StoreConformance
+
+class TestByFunction(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return third.open_in
+
+class TestByName(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return "third:claims_more"
+
+class TestOfNoModule(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return lambda folder, **more: third.claims_all(folder, **more)
+
+class TestMisspelt(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return "third:misspelt"
+
+class TestOfSeveral(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return "memory,sqlite"
+
+class TestOfNothing(StoreConformance):
+    pass
+"""
+
+
+def test_a_class_says_which_store_it_is_about(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(third=THIRD)
+    chosen = "transitions_6_ or concurrency_12_ or durability_1_"
+    # Without our plugin: the class is all that a third party needs.
+    result = run(CLASSES, "-rs", "-k", chosen, plugin="no:claude_comms")
+    result.assert_outcomes(failed=6, errors=9, skipped=3)
+    result.stdout.fnmatch_lines(
+        [
+            "transitions.6: A terminal message takes no status, its own included: the first end*",
+            "  store     third:open_in, claims chosen_ids, compact, deadlines, gap_free, *",
+            "  of        cancelled -> cancelled",
+            "  expected  InvalidTransition",
+            "  found     no error: it answered Message(*",
+            "  asked in  *transitions.py:*",
+        ]
+    )
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED*: not claimed: durable",
+            "  store     TestOfNoModule, claims addressable, *",
+            "  expected  a function or class of a module, so that another process can import it",
+            "*claims multi_processes; the capabilities are multi_thread, multi_process, *",
+            "'memory,sqlite' names several stores; a class of tests is about one",
+            "TestOfNothing has to say which store it is about: give it a fixture `store_factory`*",
+            "  hint      asked because it claims multi_process; `capabilities` may say otherwise",
+        ]
+    )
+
+
+def test_without_a_class_and_under_xdist(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(third=THIRD)
+    result = run(
+        "",
+        *("--pyargs", "pytest_claude_comms.testing.run_conformance", "-n", "2"),
+        *("--claude-comms-stores=third:open_in,memory", "-k", "transitions or store_7"),
+    )
+    result.assert_outcomes(passed=19, failed=1, skipped=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*claude-comms: conformance, contracts 1.0*",
+            "store          contracts  kept  broken  not asked",
+            "memory         11         10    0       1",
+            "third:open_in  11         9     1       1",
+            "memory was not asked store.7 (not claimed: addressable, durable)",
+            "third:open_in breaks transitions.6: *",
+        ]
+    )
