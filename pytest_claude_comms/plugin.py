@@ -21,6 +21,7 @@ from .testing.leaks import Leaks
 if TYPE_CHECKING:
     from .polling import MessagePoller
     from .stores.base import ConversationStore, Durability
+    from .testing.exploring import Exploration
     from .testing.fake_clock import FakeClock
     from .testing.faults import Faults
     from .testing.matrix import Settings, StoreChoice
@@ -43,9 +44,10 @@ _OPTIONS = {
     "watchdog": ("10", "real seconds after which an actor that blocks outside the clock fails"),
 }
 _MARKER = (
-    "claude_comms(*, stores, returns, durability, watchdog, freeze, start): this test's stores "
-    "and fake clock; freeze=False leaves the standard library's time alone, start is the clock's "
-    "first instant (an aware datetime)"
+    "claude_comms(*, stores, returns, durability, watchdog, freeze, start, explore, explore_lines, "
+    "seed): this test's stores and fake clock; freeze=False leaves the standard library's time "
+    "alone, start is the clock's first instant (an aware datetime); explore=200 runs the test "
+    "under 200 schedules of its actors, seed repeats one of them"
 )
 
 _SETTINGS = pytest.StashKey["Settings"]()
@@ -57,6 +59,7 @@ _FAULTS = pytest.StashKey["Faults"]()
 _RECORDINGS = pytest.StashKey["Recordings"]()
 _PASSED = pytest.StashKey[bool]()
 _RECORDED = pytest.StashKey[list[dict[str, str]]]()
+_EXPLORATION = pytest.StashKey["Exploration"]()
 _TAKEN = pytest.StashKey[dict[str, str]]()
 
 
@@ -78,6 +81,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the real Claude CLI for claude.recorded(), and write what it does into the "
         "folder transcripts beside the test's file",
     )
+    group.addoption(
+        "--claude-comms-explore-seed",
+        metavar="SEED",
+        help="of tests marked claude_comms(explore=…), repeat the schedule of this seed",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,13 +97,22 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # under xdist the controller reports
         from .report import MatrixReport
         from .testing.conformance.summary import ConformanceReport
+        from .testing.exploring_report import ExploringReport
 
+        config.pluginmanager.register(ExploringReport(), "claude_comms_exploring_report")
         config.pluginmanager.register(MatrixReport(), "claude_comms_report")
         config.pluginmanager.register(ConformanceReport(), "claude_comms_conformance_report")
         if config.getoption("claude_comms_record"):
             from .testing.recording import RecordingReport
 
             config.pluginmanager.register(RecordingReport(), "claude_comms_recording_report")
+    if (seed := config.getoption("claude_comms_explore_seed")) is not None:
+        from .testing.exploring_plan import Seed
+
+        try:
+            Seed.parse(seed)
+        except ValueError as error:
+            raise pytest.UsageError(f"--claude-comms-explore-seed: {error}") from None
     if any(_given(config, name) != default for name, (default, _) in _OPTIONS.items()):
         _settings(config)  # what is wrong with it is said before anything runs
 
@@ -218,6 +235,8 @@ def _open(
         pytest.fail(
             f"{choice.name} returned {store!r}, which is no ConversationStore", pytrace=False
         )
+    if clock is not None:
+        clock.watch_store(store)
     if clock is not None and store.clock is not clock:
         store.close()
         pytest.fail(
@@ -287,7 +306,9 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
     from .testing.fake_clock import START, FakeClock
 
     settings = _settings_of(request.node)
-    clock = FakeClock(settings.start or START, watchdog=settings.watchdog)
+    exploration: Exploration | None = request.node.stash.get(_EXPLORATION, None)
+    new_clock = FakeClock if exploration is None else exploration.new_clock
+    clock = new_clock(settings.start or START, watchdog=settings.watchdog)
     try:
         clock.install(freeze=settings.freeze)
         request.node.stash[_CLOCK] = clock
@@ -407,6 +428,27 @@ def faults(claude_comms_faults: Faults) -> Faults:
     return claude_comms_faults
 
 
+# -- many schedules of one test
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    if item.get_closest_marker("claude_comms") is None:
+        return None
+    try:
+        settings = _settings_of(item)
+    except pytest.Collector.CollectError:
+        return None  # of a unittest.TestCase: its fixtures say so
+    if not settings.explore:
+        return None
+    from .testing.exploring_items import exploration_for, explore_item
+
+    seed = item.config.getoption("claude_comms_explore_seed")
+    item.stash[_EXPLORATION] = exploration = exploration_for(settings, seed)
+    explore_item(item, nextitem, exploration)
+    return True
+
+
 # -- failures, leaks, the report
 
 
@@ -468,9 +510,13 @@ def _check_leaks(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if _EXPLORATION in item.stash:
+        from .testing.exploring_items import judge
+
+        judge(item, call.excinfo is not None, report, item.stash[_EXPLORATION])
     if report.when == "call":
         item.stash[_PASSED] = report.passed and not hasattr(report, "wasxfail")
     elif report.when == "teardown" and _RECORDINGS in item.stash:

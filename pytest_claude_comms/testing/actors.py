@@ -22,6 +22,9 @@ class Real:
 
     monotonic = time.monotonic
     sleep = time.sleep
+    lock = staticmethod(threading.Lock)
+    rlock = staticmethod(threading.RLock)
+    """Locks that no exploration replaces."""
 
 
 class Killed(BaseException):
@@ -35,7 +38,7 @@ class Actor:
         self.name = name
         self.run = run
         self.thread: threading.Thread | None = None
-        self.gate = threading.Lock()
+        self.gate = Real.lock()
         """Released to give the turn."""
         self.gate.acquire()
         self.order = ORDINARY

@@ -57,7 +57,7 @@ class FakeClock(Clock):
         """The first instant."""
         if seconds_to_us(watchdog, "watchdog") == 0:
             raise ValueError("watchdog must be more than 0 seconds")
-        self._scheduler = Scheduler(watchdog, self._moved, LAST_US - self._start_us)
+        self._scheduler = self._new_scheduler(watchdog, LAST_US - self._start_us)
         self._watchdog = Watchdog(self._scheduler)
         self._freeze: Freeze | None = None
         self._outside = threading.local()
@@ -66,6 +66,9 @@ class FakeClock(Clock):
         """Each is called with the key of work that is being declared, right before it counts."""
         self.jumps = 0
         """How often time has moved."""
+
+    def _new_scheduler(self, watchdog: float, last_us: int) -> Scheduler:
+        return Scheduler(watchdog, self._moved, last_us)
 
     # -- reading
 
@@ -206,6 +209,9 @@ class FakeClock(Clock):
     def describe(self) -> str:
         jumps = "1 jump" if self.jumps == 1 else f"{self.jumps:,} jumps"
         return f"fake clock, {jumps}"
+
+    def watch_store(self, store: object) -> None:
+        """A store of the test's, on this clock."""
 
     # -- its life
 
@@ -351,7 +357,7 @@ class _FakeLock:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._mutex = threading.Lock()
+        self._mutex = Real.lock()
         self._owner: int | None = None
         self._depth = 0
         self._waiters: deque[tuple[int, _FakeWakeup]] = deque()

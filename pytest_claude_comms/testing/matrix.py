@@ -10,14 +10,18 @@ from datetime import datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..clock import Clock, seconds_to_us
 from ..stores.base import ConversationStore, Durability
 from ..stores.legacy import SHAPES
 
+if TYPE_CHECKING:
+    from .exploring_plan import Seed
+
 BUILT_IN = ("memory", "tinydb", "sqlite")
 
+_MOST_SCHEDULES = 10_000_000
 _SUFFIXES = {"tinydb": "json", "sqlite": "db"}
 _FACTORY = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
@@ -42,6 +46,11 @@ class Settings:
     watchdog: float = 10.0
     freeze: bool = True
     start: datetime | None = field(default=None)
+    explore: int = 0
+    """Under how many schedules a test runs; 0: once, on a clock as it is."""
+    explore_lines: bool | tuple[str, ...] = False
+    seed: Seed | None = None
+    """The one schedule to repeat."""
 
 
 def parse(text: Mapping[str, Any], base: Settings | None = None) -> Settings:
@@ -174,6 +183,31 @@ def _start(value: object) -> datetime:
     return value
 
 
+def _explore(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"explore must be a number of schedules, not {value!r}")
+    if not 0 <= value <= _MOST_SCHEDULES:
+        raise ValueError(f"explore must be between 0 and {_MOST_SCHEDULES:,}, not {value:,}")
+    return value
+
+
+def _explore_lines(value: object) -> bool | tuple[str, ...]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (list, tuple)) and value and all(isinstance(n, str) for n in value):
+        return tuple(value)
+    raise TypeError(
+        f"explore_lines must be True (lines of the project's own code), False or a list of names "
+        f"of modules, not {value!r}"
+    )
+
+
+def _seed(value: object) -> Seed:
+    from .exploring_plan import Seed
+
+    return Seed.parse(value)
+
+
 _PARSERS: Mapping[str, Callable[[object], Any]] = {
     "stores": store_choices,
     "returns": _one_of(SHAPES, "returns"),
@@ -181,4 +215,7 @@ _PARSERS: Mapping[str, Callable[[object], Any]] = {
     "watchdog": _watchdog,
     "freeze": _flag,
     "start": _start,
+    "explore": _explore,
+    "explore_lines": _explore_lines,
+    "seed": _seed,
 }

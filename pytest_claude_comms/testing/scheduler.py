@@ -41,7 +41,7 @@ class Scheduler:
         self.failures: list[tuple[BaseException, str]] = []
         self._moved = moved
         self._last_us = last_us
-        self._mutex = threading.RLock()
+        self._mutex = Real.rlock()
         self._actors: list[Actor] = []
         self._by_ident: dict[int, Actor] = {threading.get_ident(): self.test}
         self._holder: Actor | None = self.test
@@ -256,6 +256,7 @@ class Scheduler:
         __tracebackhide__ = True
         if actor is self.test:
             self._await_as_test()
+            self.raise_failure()
         else:
             actor.gate.acquire()
             if self._closed is not None:
@@ -280,7 +281,6 @@ class Scheduler:
                 elif self._outside and self._holder is None:
                     self._beat()
         self._still = 0.0 if self._progress() != seen else still + Real.monotonic() - since
-        self.raise_failure()
 
     def _try_turn(self) -> bool:
         try:

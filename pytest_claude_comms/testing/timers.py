@@ -66,6 +66,11 @@ class Timers:
         self.strong -= not timer.weak
         return timer.actor
 
+    def due(self, now_us: int, order: int) -> list[Actor]:
+        """All whose timers are due by now and of this rank, in the order of time and planning."""
+        due = sorted(entry for entry in self._heap if entry[0] <= now_us and entry[1] == order)
+        return [timer.actor for *_, timer in due if not timer.cancelled]
+
     def _cancel(self, timer: Timer) -> None:
         if timer.cancelled:
             return
