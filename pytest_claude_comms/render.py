@@ -45,7 +45,8 @@ def age(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """``3 min 20 s ago``, ``in 27.0 s``."""
+    """``3 min 20 s ago``, ``in 27.0 s``: to a tenth of a second, for it passes while it is read."""
+    seconds = round(seconds, 1) + 0.0  # no -0.0
     return f"{age(seconds)} ago" if seconds >= 0 else f"in {age(-seconds)}"
 
 

@@ -168,3 +168,5 @@ def test_a_span_as_people_say_it(seconds: float, text: str) -> None:
 def test_how_long_ago() -> None:
     assert render.ago(200) == "3 min 20 s ago"
     assert render.ago(-27) == "in 27.0 s"
+    assert render.ago(0.0426) == "0.0 s ago"
+    assert render.ago(-0.0426) == "0.0 s ago"

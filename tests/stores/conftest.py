@@ -92,9 +92,12 @@ def _killed(python: Python, url: str, turn: int, acknowledgements: int) -> int:
     """Kill a writer after so many acknowledged appends; returns the number of the last one."""
     child = python(_WRITER, url, "power" if turn % 2 else "process")
     assert child.stdout is not None
+    assert child.stderr is not None
     said = [child.stdout.readline() for _ in range(acknowledgements)]
     child.kill()
-    rest, complaint = child.communicate()
+    # communicate() would drop the lines that readline() has read ahead.
+    rest, complaint = child.stdout.read(), child.stderr.read()
+    child.wait()
     assert "" not in said, complaint
     numbers = [int(line) for line in [*said, *rest.splitlines(True)] if line.endswith("\n")]
     return numbers[-1] if numbers else -1
