@@ -245,7 +245,8 @@ def test_that_a_thread_begins_and_ends_is_no_point(monkeypatch: pytest.MonkeyPat
         return clock.explorer.points
 
     def slow(event: threading.Event, timeout: float | None = None) -> bool:
-        Real.sleep(0.002)  # by now it has begun
+        while timeout is None and not event.is_set():  # until it has begun, however long that takes
+            Real.sleep(0.001)
         return real(event, timeout)
 
     counted: set[int] = set()
