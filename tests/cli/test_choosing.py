@@ -381,7 +381,7 @@ def test_a_broken_project_file_of_somebody_else_is_not_our_business(run: Run) ->
     assert titles(run, "--store", "a.db") == ["mine"]
 
 
-# -- what a reviewer found
+# -- which kind a new store is, and what is no name
 
 
 @pytest.mark.parametrize(
