@@ -106,6 +106,7 @@ class SQLiteConversationStore(KeepingStore):
             self._retry(lambda: self._begin_using(link, is_new))
             self._look_first(link, self._check_there())
         except sqlite3.Error as error:
+            link.is_sound = False
             raise self._store_error(error) from error
         finally:
             link.rollback()
@@ -204,7 +205,7 @@ class SQLiteConversationStore(KeepingStore):
     def _put_back(self, link: Link) -> None:
         link.in_use = False
         with self._idle_lock:
-            if not self._shut and len(self._idle) < _MOST_IDLE and not link.db.in_transaction:
+            if link.is_sound and not self._shut and len(self._idle) < _MOST_IDLE:
                 self._idle.append(link)
                 return
         link.close()
@@ -236,6 +237,7 @@ class SQLiteConversationStore(KeepingStore):
             self._retry(lambda: self._begin_reading(link, snapshot))
             yield snapshot
         except sqlite3.Error as error:
+            link.is_sound = False
             raise self._store_error(error) from error
         finally:
             try:
@@ -253,6 +255,7 @@ class SQLiteConversationStore(KeepingStore):
             yield tx
             self._commit(link, tx)
         except sqlite3.Error as error:
+            link.is_sound = False
             raise self._store_error(error) from error
         finally:
             try:
@@ -263,7 +266,13 @@ class SQLiteConversationStore(KeepingStore):
 
     def _let_go(self, held: list[Link]) -> None:
         if held:
-            held[0].rollback()
+            link = held[0]
+            link.rollback()
+            if not link.is_sound:
+                # It may be the last one, which copies the log into the file: see _close().
+                with suppress(StoreError, RuntimeError):  # RuntimeError: it is held here already
+                    self._lock.try_acquire()
+                link.close()
             self._lock.release()
             # It leaves the list first: once it is back, it may be somebody else's.
             self._put_back(held.pop())
@@ -311,6 +320,7 @@ class SQLiteConversationStore(KeepingStore):
         try:
             link.db.execute("COMMIT")
         except sqlite3.Error as error:
+            link.is_sound = False
             raise self._store_error(error, "unknown") from error
         with self._known_lock:
             if tx.last.revision >= self._known.revision:
@@ -376,6 +386,7 @@ class SQLiteConversationStore(KeepingStore):
         try:
             return stamp == link.stamp and link.is_last(since)
         except sqlite3.Error:  # the read that follows will say what it is
+            link.is_sound = False
             return False
         finally:
             self._put_back(link)

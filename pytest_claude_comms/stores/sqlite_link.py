@@ -107,6 +107,9 @@ class Link:
         self.path = path
         self.in_use = True
         """Whether it is in the hands of a call, and not idle."""
+        self.is_sound = True
+        """False once an error has come through it. SQLite may keep what came of that: a file that
+        could only be opened to read, a lock that could not be given back."""
         self._synchronous = _SYNCHRONOUS[durability]
         self._ready = False
         self._version: int | None = None
@@ -132,10 +135,12 @@ class Link:
             self._ready = True
 
     def rollback(self) -> None:
-        """End the transaction, if there is one. Where even that fails it stays open."""
+        """End the transaction, if there is one. Where even that fails it is not used again."""
         if self.db.in_transaction:
-            with suppress(sqlite3.Error):
+            try:
                 self.db.execute("ROLLBACK")
+            except sqlite3.Error:
+                self.is_sound = False
 
     # Whether a revision is still the last one, without reading it. ``data_version`` of a
     # connection differs between two calls if any *other* connection, of this process or

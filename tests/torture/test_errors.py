@@ -135,6 +135,21 @@ def test_errors_at_some_calls(stage: Stage, tmp_path: Path, backend: str) -> Non
     assert tally.refused
 
 
+def test_opening_fails_where_sqlite_would_only_read_from_then_on(
+    stage: Stage, tmp_path: Path
+) -> None:
+    tally = Tally()
+    assert all_points(stage, tmp_path / "all", "sqlite")
+    log = (tmp_path / "all.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    opened = [line for line in log if "openat(" in line]
+    for k, line in enumerate(opened, start=1):
+        if '/store"' in line and "O_RDWR|O_NOFOLLOW" in line:  # SQLite tries O_RDONLY next
+            point = Point("openat", k)
+            assert fail_point(stage, tmp_path, "sqlite", point, "EMFILE", tally, forever=False)
+    assert tally.wrong == []
+    assert tally.refused
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("backend", BACKENDS)
