@@ -1,8 +1,15 @@
-"""For all tests: what the shell that started them has ignored is not ignored in them."""
+"""For all tests: what the shell that started them has ignored is not ignored in them, and a
+Python that forks short runs of pytest."""
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.warm_python import WarmPython
 
 
 def pytest_configure() -> None:
@@ -13,3 +20,14 @@ def pytest_configure() -> None:
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
             signal.signal(number, default)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython | None]:
+    """None where nothing can be forked."""
+    if not hasattr(os, "fork"):
+        yield None
+        return
+    python = WarmPython()
+    yield python
+    python.close()

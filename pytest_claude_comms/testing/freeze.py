@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     from .fake_asyncio import FakeLoops
 
 _installed: list[object] = []
+
+
+@contextmanager
+def _lazy_names_unseen() -> Iterator[None]:
+    """A start of freezegun gets every name that ``dir`` tells of a module: all that we have would
+    be loaded, for nothing, in the first test with a clock."""
+    ours = __name__.split(".")
+    packages = [vars(sys.modules[".".join(ours[:depth])]) for depth in range(1, len(ours))]
+    listings = [package.pop("__dir__") for package in packages]
+    try:
+        yield
+    finally:
+        for package, listing in zip(packages, listings, strict=True):
+            package["__dir__"] = listing
 
 
 class Freeze:
@@ -49,7 +64,8 @@ class Freeze:
             # Started once and then only moved: a start looks through every module (2 to 50 ms).
             # pytest times its own phases by `_pytest.timing`; they take real time.
             self._freezer = freeze_time(self._start, real_asyncio=True, ignore=["_pytest.timing"])
-            self._frozen = self._freezer.start()
+            with _lazy_names_unseen():
+                self._frozen = self._freezer.start()
         self._replace_sleep(self._real_sleep, self._sleep)
         from .fake_asyncio import FakeLoops
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pytest_claude_comms import ConversationStore, open_store
 from pytest_claude_comms.cli.output import Output
 from pytest_claude_comms.cli.safety import clean, safe, width
 
-from .conftest import Run, Shell, Valid
+from .conftest import Run, Shell, Valid, environment
 from .terminal import in_terminal, needs_terminal
 
 ATTACKS = {
@@ -244,6 +246,14 @@ def test_whatever_prints_makes_it_harmless(capsys: pytest.CaptureFixture[str]) -
 # -- encodings
 
 
+EACH = """
+import json, sys
+from pytest_claude_comms.cli import main
+for argv in json.loads(sys.argv[1]):
+    print("exit code", main(argv), flush=True)
+"""
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
 def test_what_an_encoding_cannot_say_does_not_crash(
     shell: Shell, tmp_path: Path, encoding: str
@@ -251,12 +261,22 @@ def test_what_an_encoding_cannot_say_does_not_crash(
     with open_store(f"sqlite:///{tmp_path}/a.db", durability="process") as store:
         store.create_thread("日本 👍 é", thread_id="t")
         store.add_message("t", "日本", "日本 👍 é\xa0…", status="pending", message_id="日本")
-    for argv in (["status"], ["show", "t"], ["timeline", "t"], ["threads"], ["pending"]):
-        result = shell(
-            *argv, PYTHONIOENCODING=f"{encoding}:strict", PYTHONUTF8="0", encoding=encoding
-        )
-        assert result.code == 0, result.err
-        assert ("\\u65e5\\u672c" in result.out) == (encoding != "utf-8")
-        assert ("日本" in result.out) == (encoding == "utf-8")
+    # In one process: it is the encoding that differs.
+    argvs = [["status"], ["show", "t"], ["timeline", "t"], ["threads"], ["pending"]]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", EACH, json.dumps(argvs)],
+        cwd=tmp_path,
+        env=environment(PYTHONIOENCODING=f"{encoding}:strict", PYTHONUTF8="0"),
+        capture_output=True,
+        encoding=encoding,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    *shown, rest = done.stdout.split("exit code 0\n")
+    assert (len(shown), rest) == (len(argvs), "")
+    for out in shown:
+        assert ("\\u65e5\\u672c" in out) == (encoding != "utf-8")
+        assert ("日本" in out) == (encoding == "utf-8")
     result = shell("status", "日本x", PYTHONIOENCODING=f"{encoding}:strict", PYTHONUTF8="0")
     assert (result.code, result.out) == (3, "")

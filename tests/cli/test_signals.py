@@ -204,7 +204,9 @@ def until_then(delay: float, screen: Terminal) -> None:
     until(lambda: time.monotonic() > end or screen.process.poll() is not None)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize(
+    "seed", [*range(12), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(12, 100))]
+)
 @pytest.mark.claude_comms(stores=["sqlite"])
 def test_ctrl_c_at_any_moment(
     seed: int, store: ConversationStore, claude: ScriptedClaude, module: Path, tmp_path: Path

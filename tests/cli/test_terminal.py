@@ -81,9 +81,9 @@ def test_markdown_without_colours(filled: Path, variables: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("argv", READING)
-@pytest.mark.parametrize("variable", ["FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"])
-def test_never_in_a_pipe(shell: Shell, argv: list[str], variable: str) -> None:
-    result = shell(*argv, **{variable: "1", "TERM": "xterm-256color"})
+def test_never_in_a_pipe(shell: Shell, argv: list[str]) -> None:
+    asked_for = dict.fromkeys(("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"), "1")
+    result = shell(*argv, **asked_for, TERM="xterm-256color")
     assert result.code == 0
     assert ESCAPE not in result.out + result.err
 

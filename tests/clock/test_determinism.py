@@ -62,10 +62,10 @@ def program(seed: int) -> Trace:
     return trace
 
 
-def test_a_random_program_runs_the_same_way_200_times() -> None:
+def test_a_random_program_runs_the_same_way_every_time() -> None:
     first = program(1)
     assert len(first) > 100
-    for _ in range(199):
+    for _ in range(50):
         assert program(1) == first
 
 

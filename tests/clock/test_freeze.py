@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import subprocess
 import sys
 import threading
 import time
 import types
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import freezegun
 import pytest
 
+import pytest_claude_comms
 from pytest_claude_comms.clock import SystemClock
 from pytest_claude_comms.errors import ClaudeCommsError
 from pytest_claude_comms.polling import MessagePoller
@@ -228,3 +232,21 @@ def test_broken_version_a_shallow_actor_sees_real_time(
     seen: list[float] = []
     clock.spawn(lambda: seen.append(time.time())).join()
     assert seen[0] != START.timestamp()
+
+
+def test_the_first_start_loads_nothing_that_nobody_asked_for() -> None:
+    """Public names are loaded on first use, and freezegun looks at all that a module tells of."""
+    script = """
+import sys
+import pytest_claude_comms.testing as testing
+with testing.FakeClock() as clock:
+    clock.install()
+loaded = {name.rpartition(".")[2] for name in sys.modules if name.startswith("pytest_claude")}
+assert not loaded & {"scripted_claude", "faults", "polling", "sqlite", "tinydb", "claude"}, loaded
+assert {*testing.__all__} <= {*dir(testing)}
+assert {*sys.modules["pytest_claude_comms"].__all__} <= {*dir(sys.modules["pytest_claude_comms"])}
+"""
+    root = str(Path(pytest_claude_comms.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root}, check=True
+    )

@@ -1089,7 +1089,7 @@ def one_run(folder: Path, module: Path, mark: str, *, by_asyncio: bool) -> list[
 
 
 @pytest.mark.parametrize("by_asyncio", [False, True], ids=["sync", "asyncio"])
-@pytest.mark.parametrize("runs", [20, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [8, pytest.param(1000, marks=pytest.mark.long)])
 def test_one_trace(folder: Path, module: Path, mark: str, runs: int, by_asyncio: bool) -> None:
     first = one_run(folder, module, mark, by_asyncio=by_asyncio)
     assert {row[2] for row in first[:-1]} >= {"complete", "timeout", "cancelled"}
@@ -1101,7 +1101,7 @@ def test_one_trace(folder: Path, module: Path, mark: str, runs: int, by_asyncio:
 
 
 @pytest.mark.parametrize("by_asyncio", [False, True], ids=["sync", "asyncio"])
-@pytest.mark.parametrize("runs", [20, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [8, pytest.param(1000, marks=pytest.mark.long)])
 def test_a_hang_of_ten_minutes_is_one_trace(
     folder: Path, module: Path, mark: str, runs: int, by_asyncio: bool
 ) -> None:

@@ -103,7 +103,7 @@ def test_a_run_that_floods_is_ended_at_its_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """However much has piled up: the message is looked at between any two pieces of output."""
-    monkeypatch.setattr(answering_module, "_LAST_BYTES", 1 << 20)
+    monkeypatch.setattr(answering_module, "_LAST_BYTES", 1 << 17)
     command = [write_claude(folder, """
         init()
         text("abc")
@@ -130,7 +130,7 @@ def test_a_run_that_floods_is_ended_before_memory_is(
 ) -> None:  # fmt: skip
     for room in (answering_module, process_module):
         monkeypatch.setattr(room, "MOST_UNREAD", 1 << 20)
-    monkeypatch.setattr(answering_module, "_LAST_BYTES", 1 << 20)
+    monkeypatch.setattr(answering_module, "_LAST_BYTES", 1 << 17)
     command = [write_claude(folder, """
         init()
         text("abc")

@@ -21,7 +21,7 @@ result("ok")
 DELTAS = """
 init()
 event(type="message_start", message={"id": "m"})
-words = [f"{number:x} " for number in range(100_000)]
+words = [f"{number:x} " for number in range(WORDS)]
 head, _, tail = json.dumps({"type": "stream_event", "session_id": "s", "parent_tool_use_id": None,
     "event": {"type": "content_block_delta", "index": 0,
               "delta": {"type": "text_delta", "text": "@"}}}).partition("@")
@@ -31,10 +31,20 @@ text("".join(words), "m")
 result("ok")
 """
 CORRECTED = DELTAS.replace('text("".join(words), "m")', 'text("".join(words) + "!", "m")')
+
+
+def large(script: str, words: int) -> tuple[str, str]:
+    """What prints so many words, and the words."""
+    whole = "".join(f"{number:x} " for number in range(words))
+    return script.replace("WORDS", str(words)), whole + "!" * (script == CORRECTED)
+
+
 WHOLE = {
     "megabytes": (MEGABYTES, "\n\n".join(f"{number}" * 1_000_000 for number in range(10))),
-    "deltas": (DELTAS, "".join(f"{number:x} " for number in range(100_000))),
-    "corrected": (CORRECTED, "".join(f"{number:x} " for number in range(100_000)) + "!"),
+    "deltas": large(DELTAS, 25_000),
+    "corrected": large(CORRECTED, 25_000),
+    "many deltas": large(DELTAS, 100_000),
+    "many corrected": large(CORRECTED, 100_000),
 }
 
 
@@ -52,7 +62,10 @@ def changes_and_most(store: ConversationStore, reply: Reply) -> tuple[int, float
     return len(changes), seconds * SECOND / FLUSH_US + pieces + steps
 
 
-@pytest.mark.parametrize("what", WHOLE)
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(what, marks=[pytest.mark.long] * what.startswith("many")) for what in WHOLE],
+)
 def test_it_arrives_whole_in_few_commits(
     real_store: ConversationStore, module: Path, folder: Path, mark: str, what: str
 ) -> None:
@@ -77,7 +90,7 @@ def test_broken_it_would_be_seen_that_nothing_is_batched(
         self._flush()
 
     monkeypatch.setattr(Answering, "_take_text", at_once)
-    script = DELTAS.replace("100_000", "2_000")
+    script, _ = large(DELTAS, 2_000)
     reply = ask(real_store, module, folder, mark, script)
     count, most = changes_and_most(real_store, reply)
     assert count > most

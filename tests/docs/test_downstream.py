@@ -8,13 +8,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
+
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 DOWNSTREAM = ROOT / "fixtures" / "downstream"
 OURS = "pytest_claude_comms"
+RunPytest: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ASSUMES_A_STR = """
 def test_an_answer_is_found_by_its_id(store):
@@ -24,14 +29,26 @@ def test_an_answer_is_found_by_its_id(store):
 """
 
 
-def run_pytest(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def run_pytest(warm_python: WarmPython | None) -> RunPytest:
+    return lambda cwd, *args: _run_pytest(warm_python, cwd, *args)
+
+
+def _run_pytest(
+    warm_python: WarmPython | None, cwd: Path, *args: str
+) -> subprocess.CompletedProcess[str]:
     names = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = (sys.executable, "-m", "pytest", "-p", f"{OURS}.plugin", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", "-p", f"{OURS}.plugin", "-p", "no:cacheprovider"]
+    # Hypothesis' plugin imports all of it at the end of every run, which takes longer than most do.
+    command += ["-p", "no:hypothesispytest", *args]
+    env = {**names, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
+    if warm_python is not None:
+        return warm_python.run(command, cwd=cwd, env=env, timeout=300)
     return subprocess.run(
-        [*command, *args],
+        command,
         check=False,
         cwd=cwd,
-        env={**names, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"},
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -39,7 +56,7 @@ def run_pytest(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_passes_on_memory_with_the_original_return_shape() -> None:
+def test_it_passes_on_memory_with_the_original_return_shape(run_pytest: RunPytest) -> None:
     done = run_pytest(
         ROOT, "fixtures/downstream", "--claude-comms-stores=memory", "--claude-comms-returns=native"
     )
@@ -47,7 +64,7 @@ def test_it_passes_on_memory_with_the_original_return_shape() -> None:
     assert re.search(r"^memory +dict +\d+$", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_it_runs_from_inside_its_folder_too() -> None:
+def test_it_runs_from_inside_its_folder_too(run_pytest: RunPytest) -> None:
     done = run_pytest(DOWNSTREAM, "-k", "test_claude_goes_silent_and_times_out", "-W", "error")
     assert done.returncode == 0, done.stdout
     assert f"rootdir: {DOWNSTREAM}" in done.stdout
@@ -77,7 +94,9 @@ def test_its_transcripts_are_real_ones() -> None:
     assert own <= recorded
 
 
-def test_one_who_assumes_a_str_fails_exactly_where_a_dict_comes(tmp_path: Path) -> None:
+def test_one_who_assumes_a_str_fails_exactly_where_a_dict_comes(
+    run_pytest: RunPytest, tmp_path: Path
+) -> None:
     (tmp_path / "test_it.py").write_text(ASSUMES_A_STR, encoding="utf-8")
     args = ("-rA", "--claude-comms-stores=memory,tinydb,sqlite", "--claude-comms-returns=native")
     done = run_pytest(tmp_path, *args)

@@ -24,7 +24,7 @@ installed = pytest.mark.skipif(
 
 
 def test_from_a_bare_checkout(run: Run) -> None:
-    run(SOURCE).assert_outcomes(passed=3)
+    run(SOURCE, fresh=True).assert_outcomes(passed=3)
 
 
 def test_under_xdist(run: Run) -> None:
@@ -80,5 +80,6 @@ def test_the_door_imports_nothing_heavy(run: Run) -> None:
         """,
         "-p",
         "no:xdist",
+        fresh=True,
     )
     result.assert_outcomes(passed=1)

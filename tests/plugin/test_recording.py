@@ -263,7 +263,7 @@ def test_under_xdist_on_all_stores(run: Run, pytester: pytest.Pytester, real: Pa
     done.assert_outcomes(passed=2)
     done.stdout.fnmatch_lines(["*key.jsonl: written *", "*key.jsonl: written *"])
     real.unlink()
-    run("", "-n", "2").assert_outcomes(passed=2)
+    run("", "-n", "1").assert_outcomes(passed=2)
 
 
 def test_without_a_cli_the_test_fails_and_says_so(
@@ -414,7 +414,7 @@ def test_under_xdist_the_run_fails_when_two_tests_recorded_the_same(
     assert line.startswith("\x1b[31mtranscripts/same.jsonl: test_")
     assert "test_one.py::test_a" in line
     assert "test_two.py::test_b" in line
-    done = run("", *RECORD, "-n", "2", "--dist", "loadfile", "-k", "test_a")
+    done = run("", *RECORD, "-n", "1", "--dist", "loadfile", "-k", "test_a")
     done.assert_outcomes(passed=1)
     assert done.ret == 0
 

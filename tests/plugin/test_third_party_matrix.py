@@ -64,7 +64,7 @@ def test_a_store_by_entry_point(run: Run, plain: None) -> None:
     result.assert_outcomes(passed=2, failed=2)  # a Message is no str
     result.stdout.fnmatch_lines_random(["PASSED *::test_it_times_out[[]plain]*"])
     result = run(
-        "", "--claude-comms-stores=plain,memory", "--claude-comms-returns=str", "-n", "2"
+        "", "--claude-comms-stores=plain,memory", "--claude-comms-returns=str", "-n", "1"
     )  # fmt: skip
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["memory *str *2", "plain *str *2"])

@@ -148,7 +148,8 @@ def test_stores_left_open_at_the_end_of_the_process_end_quietly(run: Run) -> Non
         def test_it(tmp_path):
             kept.append(open_store(f"sqlite:///{tmp_path}/a.db"))
             kept.append(open_store(f"tinydb:///{tmp_path}/a.json"))
-        """
+        """,
+        fresh=True,
     )
     result.assert_outcomes(passed=1, errors=1)
     assert "Traceback" not in result.stderr.str()

@@ -396,10 +396,19 @@ def test_a_history_that_was_trimmed_hides_nothing(store: ConversationStore, tmp_
 # -- SQLite
 
 
-@pytest.fixture
-def sqlite_file(tmp_path: Path) -> Path:
-    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+@pytest.fixture(scope="module")
+def filled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed store that nobody may change: each test damages a copy."""
+    path = tmp_path_factory.mktemp("filled") / "s"
+    with open_store(f"sqlite:///{path}", durability="process") as store:
         fill(store, turns=20)
+    return path
+
+
+@pytest.fixture
+def sqlite_file(filled_file: Path, tmp_path: Path) -> Path:
+    for each in filled_file.parent.iterdir():
+        shutil.copy2(each, tmp_path / each.name)
     return tmp_path / "s"
 
 

@@ -380,7 +380,7 @@ def test_eight_processes_create_it_at_once(tmp_path: Path, python: Python) -> No
 
 
 def test_kill_9(path: Path, kill_loop: Callable[[str, int], Any]) -> None:
-    seen = kill_loop(f"sqlite:///{path}", 20)
+    seen = kill_loop(f"sqlite:///{path}", 12)
     assert seen.acknowledged > 100
     assert seen.kept >= seen.acknowledged
     assert sorted(os.listdir(path.parent)) == ["comms.db", "comms.db.lock"]

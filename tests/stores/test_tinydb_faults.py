@@ -207,7 +207,7 @@ def test_kills_during_checkpoints_lose_nothing(opened: Open, path: Path, python:
     chance = random.Random(4)
     with opened() as store:
         store.add_message(store.create_thread(), "a", status="processing", message_id="m")
-    for turn in range(20):
+    for turn in range(10):
         child = python(KILLED, str(path), "power" if turn % 2 else "process")
         last = -1
         for _ in range(chance.randrange(1, 40)):
