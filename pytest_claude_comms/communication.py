@@ -214,6 +214,8 @@ def ask_module(
     title = values.text(title, "title")
     extra = values.metadata(metadata)
     directory = values.text(find_directory(responder), "responder")
+    if on_update is not None and not callable(on_update):
+        raise TypeError(f"on_update must be callable, not {on_update!r}")
     environment = build_environment(
         os.environ, extra=env, max_retries=max_retries, api_timeout=api_timeout
     )

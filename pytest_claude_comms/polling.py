@@ -43,6 +43,7 @@ class MessagePoller:
     def __init__(
         self, store: ConversationStore, interval: float = 0.05, since: int | None = None
     ) -> None:
+        __tracebackhide__ = True  # of half a poller no page has anything to show
         if not (hasattr(store, "changes") and hasattr(store, "clock")):
             way = "open one with open_store(url)"
             if hasattr(store, "get_thread"):

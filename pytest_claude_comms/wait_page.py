@@ -49,7 +49,10 @@ def wait_timeout(
         lines = [f"{render.clean(t.message_id)} {render.steps(t.statuses)}" for t in named]
         fields.append(("waiting", lines))
     fields.append(("poller", [_state(store, first, poller)]))
-    fields.append(("hint", [_hint(store, first), *getattr(store, "not_promised", ())]))
+    less = getattr(store, "not_promised", ())
+    if less:
+        fields.append(("store", [f"{render.clean(store.url)}, which does not promise all:", *less]))
+    fields.append(("hint", [_hint(store, first)]))
     title = f"{subject} did not reach a terminal status within {render.span(timeout)}"
     return WaitTimeout(
         render.page(title, fields),

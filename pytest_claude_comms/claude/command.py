@@ -139,6 +139,8 @@ def build_environment(
         env["CLAUDE_CODE_MAX_RETRIES"] = str(_count(max_retries, "max_retries", least=0))
     if api_timeout is not None:
         env["API_TIMEOUT_MS"] = _milliseconds(api_timeout)
+    if extra is not None and not isinstance(extra, Mapping):
+        raise TypeError(f"env must be a dict of variables, not {extra!r}")
     for name, value in (extra or {}).items():
         if not _text(name, "a variable's name") or "=" in name:
             raise ValueError(f"a variable cannot be called {name!r}")

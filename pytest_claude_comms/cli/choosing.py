@@ -21,7 +21,7 @@ REDACT_VARIABLE = "CLAUDE_COMMS_REDACT"
 _KINDS = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".json": "tinydb"}
 """What a new store's file is, by its ending; what is there is what is in it."""
 _ENDINGS = tuple(_KINDS)
-_MAKERS = "'ask', 'replay' and 'demo' make one"
+_MAKERS = "'ask', 'replay', 'demo' and 'copy' make one"
 _APPLICATION_ID = b"ClCo"
 _HEAD = 4096
 _OPEN_HERE = b"SQLite format 3\0".ljust(60, b"\1") + b"\1" * 8 + _APPLICATION_ID

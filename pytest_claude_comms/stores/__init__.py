@@ -102,7 +102,14 @@ def _third_party(
         return schemes.open_by_scheme(
             url, scheme, clock=clock, durability=durability, redact=redact
         )
-    if scheme == "adapted":
-        raise ValueError(f"{url!r} cannot be opened: such a store is made by adapt_store(obj)")
+    raise unknown_url(url)
+
+
+def unknown_url(url: str) -> ValueError:
+    """The error for a URL that nobody here can open: it lists those that somebody can."""
+    from . import schemes
+
+    if url.startswith("adapted:"):
+        return ValueError(f"{url!r} cannot be opened: such a store is made by adapt_store(obj)")
     known = ["memory:", "sqlite:///PATH", "tinydb:///PATH", *schemes.listed()]
-    raise ValueError(f"{url!r} is no store URL; there are {', '.join(known)}")
+    return ValueError(f"{url!r} is no store URL; there are {', '.join(known)}")

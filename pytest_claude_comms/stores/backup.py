@@ -8,6 +8,7 @@ from typing import cast
 
 from ..clock import SECOND
 from ..errors import StoreError
+from . import values
 from .base import ConversationStore
 from .core import BUSY_TIMEOUT
 from .files import FileLock, create_private, fsync_directory, path_of, store_error
@@ -31,6 +32,7 @@ def backup_store(
     Raises StoreError if there is a file already (unless ``overwrite``), if what lies beside it
     belongs to a store that was not closed, or if that kind of store has no backup.
     """
+    values.a_store(store, "what is backed up")
     if not hasattr(store, "write_backup"):
         instead = "copy_store() copies it into a store that has a file"
         raise StoreError(f"{store.url} cannot be backed up into a file: {instead}")

@@ -44,7 +44,8 @@ class ConversationStore(Protocol):
     plus 1, given under the write lock, so that the order of revisions is the order in which
     commits can be read. Creating a thread is no commit. Time is the store's clock's only, read
     under that lock, and a busy store is waited for by ``clock.backoff``. What is handed out are
-    records of its own: who changes a dict in one changes no other's.
+    records of its own: who changes a dict in one changes no other's. What each field of a record
+    holds stands beside it in :mod:`pytest_claude_comms.records`.
     """
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import cast
 
 from ..errors import StoreError
+from . import values
 from .base import ConversationStore
 from .invariants import findings_of
 from .reports import CheckReport, Copyable, Finding
@@ -52,12 +53,21 @@ def check_store(store: ConversationStore | str) -> CheckReport:
 
 def _place_of(store: ConversationStore | str) -> tuple[str, str, str | None]:
     """URL, backend, and the file of a file store."""
+    if not isinstance(store, str):
+        values.a_store(store, "what is checked")
     url = store if isinstance(store, str) else store.url
     backend = url.partition(":")[0] if isinstance(store, str) else store.backend
     if backend not in _SIDES:
         if isinstance(store, str) and url != "memory:":
+            from . import schemes, unknown_url
+
+            if ":" not in url or not schemes.is_known(backend):
+                raise unknown_url(url)
             # Only its own code can read it, and to open it may create it.
-            raise StoreError(f"{url}: open that store, and give it to check_store")
+            raise StoreError(
+                f"{url}: only the package that brings this scheme can read it; open that store "
+                "with open_store(url), and give it to check_store"
+            )
         return url, backend, None
     from . import path_in
 

@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import TypeAlias, cast
 
 from ..errors import StoreCorrupt, StoreError
+from . import values
 from .base import ConversationStore
 from .keeping import no_progress
 from .reports import Copyable, CopyReport, Progress, StoreSnapshot
@@ -40,6 +41,8 @@ def copy_store(
     Raises StoreError if the target is not empty, is the source, or if one of them is of a kind
     that cannot be copied (see :class:`.reports.Copyable`); StoreCorrupt for a damaged source.
     """
+    values.a_store(source, "the source of a copy")
+    values.a_store(target, "the target of a copy")
     tell = progress or no_progress
     reader, writer = _copyable(source, "snapshot"), _copyable(target, "restore")
     if source.store_id == target.store_id:

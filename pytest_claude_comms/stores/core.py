@@ -97,6 +97,8 @@ class BaseStore(ABC):
         self.redaction = None if redact is None else Redaction(redact)
         """What takes out of every text what is not to be stored."""
         self._appends = None if self.redaction is None else RedactedAppends(self.redaction)
+        if clock is not None and not hasattr(clock, "now_us"):
+            raise TypeError(f"clock must be a Clock, or None for real time, not {clock!r}")
         self.clock = SystemClock() if clock is None else clock
         self._hub = hub
         self._closed = False

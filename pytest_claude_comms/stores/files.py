@@ -35,6 +35,9 @@ def path_of(path: str | os.PathLike[str]) -> str:
         raise TypeError(f"path must be a str or a path of one, not {path!r}")
     if "\0" in given:
         raise ValueError(f"the path {given!r} has a NUL character, which no file's name can have")
+    if given.startswith(("sqlite://", "tinydb://")):
+        # As a path it would be a folder called "sqlite:".
+        raise ValueError(f"{given!r} is a URL, and a path is needed here: comms.db, not {given!r}")
     return given
 
 

@@ -90,6 +90,18 @@ def _id_of(value: object, record: type[Message | ConversationThread], kind: str)
     )
 
 
+def a_store(value: object, what: str) -> None:
+    """``value`` is an open store. Raises TypeError that says how to come to one."""
+    if hasattr(value, "url") and hasattr(value, "backend"):  # no isinstance: see LegacyReturns
+        return
+    way = "open one with open_store(url)"
+    if isinstance(value, str):
+        way = "that is a name; open the store with open_store(url)"
+    elif hasattr(value, "get_thread"):
+        way = "make one of it with adapt_store(obj)"
+    raise TypeError(f"{what} must be an open store, not {value!r}; {way}")
+
+
 def module_names(modules: object) -> tuple[str, ...]:
     """The names of a thread's modules. A lone str is refused: it would be spelt out."""
     if isinstance(modules, str) or not isinstance(modules, Iterable):

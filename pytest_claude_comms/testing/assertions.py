@@ -12,7 +12,7 @@ from ..errors import StoreError
 from ..records import Change, Message
 from ..status import MessageStatus
 from ..stores.base import ConversationStore, StatusLike
-from ..stores.values import message_id_of
+from ..stores.values import a_store, message_id_of
 from ..tracking import StatusTracker
 
 Subject: TypeAlias = StatusTracker | Message | str | Mapping[str, Any]
@@ -80,6 +80,7 @@ def assert_terminal(
 def assert_no_pending(store: ConversationStore, thread: Any = None) -> None:
     """No message of the store (or of one thread) is still pending or processing."""
     __tracebackhide__ = True
+    a_store(store, "store")
     waiting = store.messages(thread, status=[MessageStatus.PENDING, MessageStatus.PROCESSING])
     if not waiting:
         return
@@ -211,6 +212,7 @@ def _changes(subject: Subject, store: ConversationStore | None) -> list[Change]:
         raise TypeError(
             "to look up a message pass store= too, or pass the tracker that poller.wait() returns"
         )
+    a_store(store, "store")
     return list(store.changes(0, message=message_id))
 
 

@@ -26,17 +26,25 @@ _SYSTEM_HINT = (
 )
 
 
+_PARKED_HINT = (
+    "  hint     give the wait a timeout=, the message a timeout=, or plan its end with",
+    "           clock.at(…); a thread of your own and a process are outside the clock:",
+    "           start the thread with clock.spawn(…), or wait inside clock.outside(…)",
+)
+_LOCKS_HINT = (
+    "  hint     the schedule says who took which lock where: let all take them in one",
+    "           order, or let go of the first before the wait",
+)
+A_LOCK = "a lock that "
+"""With this begins what an actor waits for that wants a lock."""
+
+
 def deadlock_page(now_us: int, actors: Iterable[Actor]) -> str:
     """All are parked and nothing is due."""
-    return "\n".join(
-        [
-            f"at +{now_us / SECOND:g} s on the fake clock all wait and nothing is due:",
-            *(actor.line() for actor in actors),
-            "  hint     give the wait a timeout=, the message a timeout=, or plan its end with",
-            "           clock.at(…); a thread of your own and a process are outside the clock:",
-            "           start the thread with clock.spawn(…), or wait inside clock.outside(…)",
-        ]
-    )
+    lines = [actor.line() for actor in actors]
+    of_locks = any(f" waits for {A_LOCK}" in line for line in lines)
+    first = f"at +{now_us / SECOND:g} s on the fake clock all wait and nothing is due:"
+    return "\n".join([first, *lines, *(_LOCKS_HINT if of_locks else _PARKED_HINT)])
 
 
 def stuck_page(

@@ -11,6 +11,7 @@ from _pytest.runner import runtestprotocol  # as plugins that run tests again do
 
 from .exploring import Exploration
 from .exploring_plan import Seed
+from .exploring_report import PROPERTY
 from .matrix import Settings
 
 OPTION = "--claude-comms-explore-seed"
@@ -95,7 +96,7 @@ class _Runs:
 
     def _note(self, report: pytest.TestReport) -> None:
         note = self._exploration.note()
-        report.user_properties.append(("claude_comms_explored", note))
+        report.user_properties.append((PROPERTY, note))
         if report.passed:
             # xdist sends whatever plain values a report has on to the controller.
             report.__dict__["claude_comms_explored"] = {"test": report.nodeid, "note": note}

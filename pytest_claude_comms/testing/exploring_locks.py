@@ -18,6 +18,7 @@ from typing import Any
 
 from ..clock import seconds_to_us
 from .actors import SETTLED, Actor, Real
+from .clock_pages import A_LOCK
 from .exploring_scheduler import ExploringScheduler
 from .exploring_trace import is_users_file
 
@@ -78,7 +79,7 @@ class ExploredLock:
             if holder is not None and holder is not actor and not holder.done:
                 self._waiters.append(actor)
                 try:
-                    explorer.park(f"a lock that {holder.name} holds", at_us=end_us)
+                    explorer.park(f"{A_LOCK}{explorer.called(holder)} holds", at_us=end_us)
                 finally:
                     self._waiters.remove(actor)
                 if end_us is not None and explorer.now_us >= end_us:

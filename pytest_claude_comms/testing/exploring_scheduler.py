@@ -81,6 +81,10 @@ class ExploringScheduler(Scheduler):
         """In the order in which they come up, which is the same every time."""
         return self._numbers.setdefault(actor, len(self._numbers) + 1)
 
+    def called(self, actor: Actor) -> str:
+        """Its name with its number, as a schedule has it: many may run one function."""
+        return f"{actor.name} (actor {self._number(actor)})"
+
     def _priority(self, actor: Actor) -> float:
         return self.plan.priority(self._number(actor))
 

@@ -35,13 +35,17 @@ def file_store(store: AnyStore, kind: str) -> FileStore:
     """The store itself, if it is one of ours in a file and open. ValueError for others."""
     found: Any = plain(store)
     if not _is_ours(found):
+        none = "has no file" if found.backend == "memory" else "has no file that is known here"
         raise ValueError(
             f"faults.{kind} is for the stores tinydb and sqlite, and {found.url} is a "
-            f"{found.backend} store: it has no file to do it to. Choose the stores of this test "
+            f"{found.backend} store: it {none} to do it to. Choose the stores of this test "
             'by @pytest.mark.claude_comms(stores=["tinydb", "sqlite"])'
         )
     if found._closed:
-        raise ValueError(f"faults.{kind}: the store {found.url} is closed")
+        raise ValueError(
+            f"faults.{kind}: the store {found.url} is closed; a fault is done to an open one. To "
+            "see who opens it afterwards, open its url a second time while the fault lasts"
+        )
     ours: FileStore = found
     return ours
 

@@ -90,7 +90,10 @@ def _good_stores() -> str:
     from ..stores import schemes
 
     names = ", ".join((*BUILT_IN, *schemes.names()))
-    return f"there are {names}, and package.module:factory for a store of your own"
+    return (
+        f"there are {names}, and package.module:factory for a store of your own, or the name that "
+        f"an installed package gives it by an entry point in {schemes.GROUP}"
+    )
 
 
 def _store_choice(name: str) -> StoreChoice:
@@ -103,7 +106,7 @@ def _store_choice(name: str) -> StoreChoice:
         factory = getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"the store {name!r} cannot be loaded: {error}; {_good_stores()}"
+            f"the store {name!r} cannot be loaded: {error}{_where(error)}; {_good_stores()}"
         ) from error
     try:
         inspect.signature(factory).bind(Path(), clock=None, durability="process")
@@ -113,6 +116,13 @@ def _store_choice(name: str) -> StoreChoice:
             f"{error}"
         ) from None
     return StoreChoice(name, factory)
+
+
+def _where(error: Exception) -> str:
+    """How a module comes to be found, for one that was not: pytest alone adds no folder."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return " (install it, or name its folder in pytest's ini value pythonpath)"
 
 
 def _installed(name: str) -> StoreChoice:

@@ -400,7 +400,7 @@ def test_the_ending_says_what_a_new_store_is(
 
 def test_who_makes_none_is_told_who_named_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     said = run("threads", "--store", "x.db").err
-    assert "as 'x.db' says; 'ask', 'replay' and 'demo' make one" in said
+    assert "as 'x.db' says; 'ask', 'replay', 'demo' and 'copy' make one" in said
     Path("pyproject.toml").write_text('[tool.claude-comms]\nstore = "y.db"\n')
     assert f"store = 'y.db' in {os.path.abspath('pyproject.toml')}" in run("threads").err
     monkeypatch.setenv("CLAUDE_COMMS_STORE", "z.db")

@@ -150,7 +150,10 @@ def test_check_explains_what_only_looks_wrong(here: Path, run: Run, valid: Valid
 def test_check_of_wrong_urls(here: Path, run: Run) -> None:
     assert run("check", "--store", "sqlite:///none.db").code == 6
     assert run("check", "--store", "sqlite:///").code == 2
-    assert run("check", "--store", "theirs:/x").code == 6
+    assert run("check", "--store", "theirs:/x").code == 2
+    assert (
+        "'theirs:/x' is no store URL; there are memory:" in run("check", "--store", "theirs:/x").err
+    )
 
 
 @file_stores

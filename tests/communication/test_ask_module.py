@@ -743,6 +743,8 @@ BAD: list[tuple[dict[str, Any], type[BaseException]]] = [
     ({"allowed_tools": "Read"}, TypeError),
     ({"extra_args": ["-p"]}, ValueError),
     ({"env": {"A": 1}}, TypeError),
+    ({"env": ["A=1"]}, TypeError),
+    ({"on_update": "print"}, TypeError),
     ({"env": {"A=": "1"}}, ValueError),
     ({"max_retries": -1}, ValueError),
     ({"api_timeout": 0}, ValueError),

@@ -22,6 +22,11 @@ class LacksAMethod(Memory):
         raise AttributeError("expire")
 
 
+@breaks("store.1")
+class HasAMethodThatIsNone(Memory):
+    expire: Any = None
+
+
 @breaks("store.2")
 class ReadsTheWallClock(Memory):
     def create_thread(self, *args: Any, **more: Any) -> ConversationThread:

@@ -50,6 +50,12 @@ def claims_all(folder, *, clock, durability):
     store = Store(clock)
     store.capabilities = None
     return store
+
+def fails(folder, *, clock, durability):
+    raise ValueError("no disk")
+
+def forgets_to_return(folder, *, clock, durability):
+    Store(clock)
 """
 
 CLASSES = """
@@ -84,6 +90,21 @@ class TestOfSeveral(StoreConformance):
 
 class TestOfNothing(StoreConformance):
     pass
+
+class TestOfNone(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return None
+
+class TestThatCannotOpen(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return third.fails
+
+class TestThatOpensNothing(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        return third.forgets_to_return
 """
 
 
@@ -92,7 +113,7 @@ def test_a_class_says_which_store_it_is_about(run: Run, pytester: pytest.Pyteste
     chosen = "transitions_6_ or concurrency_12_ or durability_1_"
     # Without our plugin: the class is all that a third party needs.
     result = run(CLASSES, "-rs", "-k", chosen, plugin="no:claude_comms")
-    result.assert_outcomes(failed=6, errors=9, skipped=3)
+    result.assert_outcomes(failed=6, errors=18, skipped=3)
     result.stdout.fnmatch_lines(
         [
             "transitions.6: A terminal message takes no status, its own included: the first end*",
@@ -108,8 +129,12 @@ def test_a_class_says_which_store_it_is_about(run: Run, pytester: pytest.Pyteste
             "SKIPPED*: not claimed: durable",
             "  store     TestOfNoModule, claims addressable, *",
             "  expected  a function or class of a module, so that another process can import it",
-            "*claims multi_processes; the capabilities are multi_thread, multi_process, *",
+            "third:misspelt claims multi_processes; the capabilities are multi_thread, *",
             "'memory,sqlite' names several stores; a class of tests is about one",
+            "store_factory returned None; it is to return a factory (folder, *, clock, *",
+            "*RuntimeError: third:fails cannot open a store: ValueError: no disk; it is *",
+            "third.py:*: ValueError",
+            "third:forgets_to_return returned None, which is no ConversationStore: *",
             "TestOfNothing has to say which store it is about: give it a fixture `store_factory`*",
             "  hint      asked because it claims multi_process; `capabilities` may say otherwise",
         ]

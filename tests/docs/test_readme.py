@@ -72,6 +72,14 @@ def read_blocks(text: str) -> list[Block]:
 BLOCKS = read_blocks(README)
 
 
+def anchor(heading: str) -> str:
+    """What GitHub calls the place of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+ANCHORS = {anchor(heading) for heading in re.findall(r"^##+ (.*)$", README, re.MULTILINE)}
+
+
 def blocks(language: str) -> list[object]:
     return [
         pytest.param(block, id=f"line-{block.line}")
@@ -230,7 +238,13 @@ def test_its_links_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert links
     for link in links:
-        assert (ROOT / link).is_file()
+        assert link[1:] in ANCHORS if link.startswith("#") else (ROOT / link).is_file(), link
+
+
+def test_its_table_of_contents_has_every_section() -> None:
+    contents = README[: README.index("\n## ")]
+    for heading in re.findall(r"^## (.*)$", README, re.MULTILINE):
+        assert f"](#{anchor(heading)})" in contents or heading == "Install", heading
 
 
 def test_it_names_every_option_and_no_other(warm_python: WarmPython | None) -> None:

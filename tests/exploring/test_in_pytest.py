@@ -216,6 +216,26 @@ def test_a_wrong_marker_says_what_is_right(run: Run, pytester: pytest.Pytester) 
     )
 
 
+def test_a_seed_that_no_test_is_for_is_said(run: Run) -> None:
+    source = """
+    import pytest
+
+    def test_of_one_order(): pass
+
+    @pytest.mark.claude_comms(explore=3)
+    def test_explored(clock): assert {}
+    """
+    option = "--claude-comms-explore-seed=3:10"
+    result = run(source.format(True), option, "-k", "one_order")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["=* claude-comms: explored =*", f"nothing: {option} is for tests *"]
+    )
+    for outcome in (True, False):
+        result = run(source.format(outcome), option)
+        assert "nothing: " not in str(result.stdout)
+
+
 def test_a_wrong_option_is_a_usage_error(run: Run) -> None:
     result = run("", "--claude-comms-explore-seed=17")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -30,6 +30,14 @@ def test_a_store_in_memory_has_no_files(faults: Faults, kind: str) -> None:
     assert faults.record == ()
 
 
+def test_a_store_of_others_has_none_that_are_known(faults: Faults) -> None:
+    class Theirs:
+        url, backend, clock = "plain:///notes", "plain", None
+
+    with pytest.raises(ValueError, match="plain store: it has no file that is known here to do it"):
+        faults.busy(Theirs(), for_=1)  # type: ignore[arg-type]
+
+
 WRONG: list[tuple[Callable[[Any, Any], object], type[Exception], str]] = [
     (lambda f, s: f.busy("sqlite:///x"), TypeError, "a fault is done to a store, not to 'sqlite"),
     (lambda f, s: f.busy(s, for_=0), ValueError, "^for_ must be more than 0 seconds$"),
@@ -93,7 +101,7 @@ def test_a_file_with_nothing_in_it(faults: Faults, tmp_path: Path) -> None:
     no_bytes = pytest.raises(ValueError, match="has no bytes that could be lost: nothing was writ")
     with open_store(f"sqlite:///{tmp_path}/s.db") as store, no_bytes:
         faults.tear(store)
-    with pytest.raises(ValueError, match=r"^faults\.delete: the store sqlite:///.* is closed$"):
+    with pytest.raises(ValueError, match=r"^faults\.delete: the store sqlite:///.* is closed; a"):
         faults.delete(store)
 
 

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore, HistoryGone, StoreBusy, StoreError, open_store
+from pytest_claude_comms import (
+    ConversationStore,
+    HistoryGone,
+    SQLiteConversationStore,
+    StoreBusy,
+    StoreError,
+    TinyDBConversationStore,
+    open_store,
+)
 from pytest_claude_comms.stores import backup, sqlite_keeping, sqlite_rows
 from pytest_claude_comms.stores.backup import backup_store
 from pytest_claude_comms.stores.checking import check_store
@@ -441,3 +449,19 @@ def test_what_somebody_reads_while_it_is_unfinished_is_no_backup(
     with reopened(store, path) as again:
         assert again.store_id != store.store_id
         assert everything(again) == everything(store)
+
+
+def test_it_is_named_by_a_path_and_made_of_an_open_store(tmp_path: Path) -> None:
+    name: Any = "sqlite:///comms.db"
+    with pytest.raises(TypeError, match="what is backed up must be an open store, not 'sqlite:"):
+        backup_store(name, tmp_path / "b")
+    with (
+        open_store(f"sqlite:///{tmp_path}/s.db") as store,
+        pytest.raises(ValueError, match="^'sqlite:///b.db' is a URL, and a path is needed here"),
+    ):
+        backup_store(store, "sqlite:///b.db")
+    for kind in (SQLiteConversationStore, TinyDBConversationStore):
+        with pytest.raises(ValueError, match="is a URL, and a path is needed here"):
+            kind(f"tinydb://{tmp_path}/s.json")
+    assert not Path("sqlite:").exists()
+    assert not Path("tinydb:").exists()

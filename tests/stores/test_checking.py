@@ -99,8 +99,11 @@ def test_what_is_not_there(store: ConversationStore, tmp_path: Path) -> None:
 def test_what_is_no_store() -> None:
     with pytest.raises(StoreError, match="nothing is kept there"):
         check_store("memory:")
-    with pytest.raises(StoreError, match="open that store"):
-        check_store("theirs:/x")
+    for url in ("theirs:/x", "comms.db", "memory"):
+        with pytest.raises(ValueError, match="is no store URL; there are memory:, sqlite:///PATH"):
+            check_store(url)
+    with pytest.raises(TypeError, match="what is checked must be an open store, not 3; open one"):
+        check_store(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="names no file"):
         check_store("sqlite:")
 

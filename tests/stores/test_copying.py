@@ -121,6 +121,26 @@ def test_a_copy_onto_itself(store: ConversationStore) -> None:
         copy_store(store, same)
 
 
+def test_a_name_is_no_store() -> None:
+    with open_store("memory:") as ours:
+        name: Any = "sqlite:///comms.db"
+        with pytest.raises(
+            TypeError, match=r"^the source .*'; that is a name; open the store with"
+        ):
+            copy_store(name, ours)
+        with pytest.raises(
+            TypeError, match="^the target of a copy must be an open store, not 'sql"
+        ):
+            copy_store(ours, name)
+        older: Any = TinyDBShaped()
+        with pytest.raises(TypeError, match="make one of it with adapt_store"):
+            copy_store(older, ours)
+
+
+class TinyDBShaped:
+    def get_thread(self, thread_id: str) -> None: ...
+
+
 def test_stores_that_have_no_snapshot() -> None:
     class Theirs:
         url, backend, store_id = "theirs:", "theirs", "x"

@@ -6,14 +6,15 @@ The long stories of ``test_same_answers.py`` meet these too, by chance and all a
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore, HistoryGone, InvalidTransition
+from pytest_claude_comms import ConversationStore, HistoryGone, InvalidTransition, open_store
 from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore, State
-from pytest_claude_comms.testing import FakeClock
+from pytest_claude_comms.testing import FakeClock, assert_no_pending, assert_status_sequence
 from tests.stores.keeping_kit import every_store
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -380,3 +381,17 @@ def test_an_error_names_the_argument(name: str, call: str, value: object) -> Non
             getattr(store, call)(**{**first[call], name: value})
         assert store.cursor() == len(store.threads()) == 1
         assert store.get_message("m").content == ""
+
+
+def test_each_store_says_what_is_no_clock(tmp_path: Path) -> None:
+    for url in ("memory:", f"sqlite:///{tmp_path}/a.db", f"tinydb:///{tmp_path}/a.json"):
+        with pytest.raises(TypeError, match="^clock must be a Clock, or None for real time, not 3"):
+            open_store(url, clock=3)  # type: ignore[arg-type]
+
+
+def test_an_assertion_says_what_is_no_store() -> None:
+    name: Any = "sqlite:///comms.db"
+    with pytest.raises(TypeError, match=r"^store must be an open store, not 'sqlite:///comms.db';"):
+        assert_no_pending(name)
+    with pytest.raises(TypeError, match=r"that is a name; open the store with open_store\(url\)$"):
+        assert_status_sequence("m", "pending", store=name)

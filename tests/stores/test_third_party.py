@@ -30,6 +30,7 @@ from pytest_claude_comms import (
     open_store,
 )
 from pytest_claude_comms.stores import schemes
+from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.schemes import SchemeBroken
 from pytest_claude_comms.testing import FakeClock, assert_status_sequence
 from tests.stores.conftest import KillLoop, Python
@@ -93,6 +94,13 @@ def test_a_scheme_that_a_package_brings(installed: Path, tmp_path: Path, clock: 
     with open_store(url) as again:
         assert again.threads() == [thread]
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+
+
+def test_only_its_package_can_read_it_to_check_it(installed: Path, tmp_path: Path) -> None:
+    url = f"plain:///{tmp_path}/notes"
+    with pytest.raises(StoreError, match="only the package that brings this scheme can read it"):
+        check_store(url)
+    assert not (tmp_path / "notes").exists()
 
 
 def test_an_unknown_scheme_lists_what_there_is_and_who_brings_it(installed: Path) -> None:

@@ -15,7 +15,7 @@ from ..fake_clock import FakeClock
 from .capabilities import capabilities_of
 from .checks import Mismatch
 from .children import PATIENCE, Child
-from .factory import StoreFactory, spec_of
+from .factory import StoreFactory, opened, spec_of
 
 
 class Bench:
@@ -68,7 +68,7 @@ class Bench:
 
     def open_in(self, folder: Path, clock: Clock | None) -> ConversationStore:
         """Open the store of any folder."""
-        store = self.factory(folder, clock=clock, durability=self.durability)
+        store = opened(self.factory, folder, clock=clock, durability=self.durability)
         self._opened.append(store)
         return store
 

@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, Final
 
-from ...stores.base import ConversationStore
-from .factory import StoreFactory
+from .factory import StoreFactory, name_of, opened_first
 
 CAPABILITIES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -54,24 +53,24 @@ def _ask(factory: StoreFactory) -> frozenset[str]:
     declared = getattr(factory, "capabilities", None)
     if declared is None or isinstance(declared, property):  # of a class, for its objects
         with TemporaryDirectory(prefix="conformance-") as folder:
-            store = factory(Path(folder), clock=None, durability="process")
+            store = opened_first(factory, Path(folder))
             try:
                 declared = getattr(store, "capabilities", None)
-                return _names(declared() if callable(declared) else declared, store)
+                return _names(declared() if callable(declared) else declared, repr(store))
             finally:
                 store.close()
-    return _names(declared() if callable(declared) else declared, factory)
+    return _names(declared() if callable(declared) else declared, name_of(factory))
 
 
-def _names(declared: Any, owner: StoreFactory | ConversationStore) -> frozenset[str]:
+def _names(declared: Any, owner: str) -> frozenset[str]:
     if declared is None:
         return frozenset(CAPABILITIES)
     if isinstance(declared, str) or not isinstance(declared, Iterable):
-        raise TypeError(f"capabilities of {owner!r} must be a list of names, not {declared!r}")
+        raise TypeError(f"capabilities of {owner} must be a list of names, not {declared!r}")
     names = frozenset(declared)
     strange = sorted(str(name) for name in names - set(CAPABILITIES))
     if strange:
         raise ValueError(
-            f"{owner!r} claims {', '.join(strange)}; the capabilities are {', '.join(CAPABILITIES)}"
+            f"{owner} claims {', '.join(strange)}; the capabilities are {', '.join(CAPABILITIES)}"
         )
     return names

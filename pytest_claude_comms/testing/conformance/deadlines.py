@@ -159,7 +159,8 @@ def what_has_ended_has_no_deadline(bench: Bench) -> None:
     """A message that has ended does not time out; metadata comes in time at any time."""
     ended = bench.add(timeout=10, stall_timeout=5)
     ended = bench.store.update_message(ended, status="complete")
-    equal(ended.deadline_at, ended.created_at + timedelta(seconds=10), "deadline_at, once ended")
+    what = "deadline_at, once ended: that of timeout= stands, that of stall_timeout= is over"
+    equal(ended.deadline_at, ended.created_at + timedelta(seconds=10), what)
     at_once = bench.add(status="failed", timeout=10)
     bench.clock.advance(100)
     equal(bench.store.expire(), [], "what expires")

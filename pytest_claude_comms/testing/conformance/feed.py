@@ -117,14 +117,16 @@ def a_change_tells_what_it_did(bench: Bench) -> None:
     for change, expected in asked:
         since = bench.store.cursor()
         bench.store.update_message(message, **change)
-        equal([_told(each) for each in bench.store.changes(since)], [expected], f"of {change}")
+        told = [_told(each) for each in bench.store.changes(since)]
+        equal(told, [dict(zip(_TOLD, expected, strict=True))], f"the changes of {change}")
 
 
-def _told(change: Change) -> tuple[Any, ...]:
-    return (
-        *(change.previous, change.status, change.append, change.content),
-        *(change.content_length, change.error, change.metadata),
-    )
+def _told(change: Change) -> dict[str, object]:
+    return {name: getattr(change, name) for name in _TOLD}
+
+
+_TOLD = ("previous", "status", "append", "content", "content_length", "error", "metadata")
+"""``error`` is what stands after the change, whatever the change was of; so is ``status``."""
 
 
 @contract(6, "gap_free")
@@ -297,8 +299,9 @@ def changes_add_up(bench: Bench) -> None:
         folded.setdefault(change.message_id, _Folded()).apply(change)
     for message in bench.store.messages():
         told = folded[message.message_id]
-        found = (message.status.value, message.content, message.error)
-        equal((told.status, told.content, told.error), found, "what the changes add up to")
+        for name in ("status", "content", "error"):
+            found, what = getattr(told, name), f"the {name} that the changes add up to"
+            equal(found, getattr(message, name), what)
         same_json(told.metadata, dict(message.metadata), "metadata that the changes add up to")
 
 

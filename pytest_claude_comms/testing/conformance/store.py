@@ -17,6 +17,7 @@ contract = GROUP.contract
 _MEMBERS = sorted(
     name for name in vars(ConversationStore) if not name.startswith("_") or name == "__enter__"
 )
+_METHODS = [name for name in _MEMBERS if not isinstance(vars(ConversationStore)[name], property)]
 
 
 @contract(1)
@@ -24,6 +25,8 @@ def it_has_the_whole_surface(bench: Bench) -> None:
     """A store has every method and attribute of the Protocol ConversationStore."""
     missing = [name for name in _MEMBERS if not hasattr(bench.store, name)]
     equal(missing, [], "what is missing")
+    dead = [name for name in _METHODS if not callable(getattr(bench.store, name))]
+    equal(dead, [], "what cannot be called")
     for name in ("url", "store_id", "backend"):
         value = getattr(bench.store, name)
         true(isinstance(value, str) and value, name, expected="a str, not empty", found=value)
