@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ..clock import SECOND
 from ..errors import ClaudeNotFound
 from .actors import Real
-from .claude_breaks import SIGHUP, SIGINT, SIGTERM, Exits, Signalled
+from .claude_breaks import SIGHUP, SIGINT, SIGTERM, Exits, Interrupted, Signalled
 from .claude_hand import Hand
 from .claude_requests import Requests, first_prompt
 from .claude_stage import Stage
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _TICK: Final = 0.02
 """Real seconds after which a fake clock follows a run of the real CLI."""
+_LAST_WORD: Final = 5
+"""Seconds of its clock for which a run that was played waits for the end of an open stdin."""
 _NAMES: Final = {SIGHUP: "HUP", SIGINT: "INT", SIGTERM: "TERM"}
 _NEXT_LINE: Final = "the next line of its recording"
 
@@ -78,6 +81,8 @@ class Replay:
             start_us = self._play_entries(before, start_us)
             if first is None and run.exit is not None:
                 self._hand.wait_until(start_us + round(run.duration * SECOND), _NEXT_LINE)
+                if self._requests is not None:
+                    self._await_last_word(self._requests)
             else:
                 self._hand.hang("a signal, as when it was recorded", self._stage.longest_hang)
         except Signalled as signalled:
@@ -125,6 +130,21 @@ class Replay:
         hand.wait(None, "its stdin", until=lambda: bool(requests.prompts) or hand.stdin_ended)
         self._expect_message(requests.prompts.pop(0) if requests.prompts else None)
         return max(0, self._clock.monotonic_us() - due_us)
+
+    def _await_last_word(self, requests: Requests) -> None:
+        # The CLI goes once its stdin ends. One message more may be on its way: it is to be heard.
+        end_us = self._clock.monotonic_us() + _LAST_WORD * SECOND
+        hand = self._hand
+        while not (requests.prompts or hand.stdin_ended):
+            left = end_us - self._clock.monotonic_us()
+            if left <= 0:
+                return
+            with contextlib.suppress(Interrupted):
+                hand.wait(
+                    left / SECOND,
+                    "the end of its stdin",
+                    until=lambda: bool(requests.prompts) or hand.stdin_ended,
+                )
 
     def _expect_message(self, text: str | None) -> None:
         self._heard += 1

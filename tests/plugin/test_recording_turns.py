@@ -95,6 +95,12 @@ def test_another_message_makes_it_stale(
     done.stdout.fnmatch_lines(["*the recording is stale*", f"*{told}", "*claude-comms-record*"])
 
 
+def test_a_further_message_is_heard_however_late_it_comes(run: Run, cli: Path) -> None:
+    run(talks("one"), *RECORD).assert_outcomes(passed=1)
+    done = run(talks("one", "two", pause=0.5), *PLAY)
+    done.stdout.fnmatch_lines(["*message    2 differs on stdin: nothing was recorded, *"])
+
+
 CALLS = """
     import subprocess
 
