@@ -441,3 +441,18 @@ def test_what_somebody_reads_while_it_is_unfinished_is_no_backup(
     with reopened(store, path) as again:
         assert again.store_id != store.store_id
         assert everything(again) == everything(store)
+
+
+def test_what_comes_and_goes_at_the_last_instant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was a file when ours was to be put there, and none when we looked whose it is."""
+
+    def link(source: str, target: str) -> None:
+        raise FileExistsError(17, "File exists", target)
+
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(StoreError, match="File exists"):
+            backup_store(store, tmp_path / "backup")
+        assert not [name for name in os.listdir(tmp_path) if name.startswith("backup")]
