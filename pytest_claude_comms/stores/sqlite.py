@@ -180,10 +180,9 @@ class SQLiteConversationStore(KeepingStore):
             self._lock.release()
 
     def _know_last(self, link: Link) -> None:
-        if self._store_id:
-            snapshot = SQLiteSnapshot(link, self._path, self._texts)
-            snapshot.begin(NOTHING)
-            self._known = snapshot.last
+        snapshot = SQLiteSnapshot(link, self._path, self._texts)
+        snapshot.begin(NOTHING)
+        self._known = snapshot.last
 
     # -- connections
 
@@ -323,8 +322,7 @@ class SQLiteConversationStore(KeepingStore):
             link.is_sound = False
             raise self._store_error(error, "unknown") from error
         with self._known_lock:
-            if tx.last.revision >= self._known.revision:
-                self._known = tx.last
+            self._known = tx.last  # under the lock of writers: nothing later can be known
         tx.committed()
         # Whatever comes of this, the commit is in the log and stays there.
         with suppress(sqlite3.Error):

@@ -32,7 +32,8 @@ _PATIENCE_US = 5 * SECOND
 def look(path: str) -> Found:
     """A snapshot as far as it can be read, what is wrong, and what is worth a note.
 
-    Raises StoreBusy if it is written to all the time, so that no state of it could be read.
+    Raises StoreBusy if it is written to all the time, so that no state of it could be read,
+    OSError if it cannot be opened.
     """
     for _ in range(_TRIES):
         before = files_of(path)
@@ -41,7 +42,7 @@ def look(path: str) -> Found:
                 found = _Reader(link.db, path).read()
         except sqlite3.Error as error:
             if not sqlite_link.is_busy(error):
-                raise
+                raise OSError(None, str(error)) from error
             continue
         # A file that nobody had open was read as if it could not change: then it must not have.
         # And where the log comes and goes, what looks wrong may come from that.

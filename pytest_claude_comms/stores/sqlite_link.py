@@ -160,8 +160,6 @@ class Link:
     #   as long as the answer is asked of it; the store compares that with what the path is.
 
     def is_last(self, since: int) -> bool:
-        if not self._ready:
-            return False
         version = self.db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
             self._version, self._last = version, None
@@ -263,8 +261,7 @@ def _log_identity(path: str) -> tuple[int, int] | None:
 def _keep_inherited() -> None:
     global _opening  # noqa: PLW0603 - another thread of the parent may have held it
     _opening = threading.RLock()
-    if not _inherited:
-        atexit.register(_never_close)
+    atexit.register(_never_close)
     _inherited.extend((link, _log_identity(link.path)) for link in _links)
     _links.clear()
 

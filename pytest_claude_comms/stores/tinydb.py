@@ -364,9 +364,11 @@ class TinyDBConversationStore(KeepingStore):
                 if ledger.ops:
                     self._append(view, ledger.ops)
                     ledger.ops = []
-            finally:
+            except BaseException:
                 if not ledger.ops:
                     self._view = view
+                raise
+            self._view = view
             self._tidy(view)
 
     def _append(self, view: _View, ops: list[Op]) -> None:

@@ -290,3 +290,41 @@ def test_many_writers_on_the_system_clock_keep_each_trackers_order() -> None:
     assert dispatcher.flush(120)
     assert all(revisions == list(range(1, 201)) for revisions in seen.values())
     assert dispatcher.oldest() is None
+
+
+class Refusing(FakeClock):
+    """Gives no thread as long as there are ``errors`` to raise instead."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        super().__init__()
+        self.errors = list(errors)
+
+    def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().spawn(f, *args, **kwargs)
+
+
+def test_a_flush_asks_for_a_thread_again_and_does_not_wait_for_ever() -> None:
+    none = RuntimeError("can't start new thread")
+    with Refusing(none, none, none) as clock:
+        dispatcher = Dispatcher(clock)
+        seen: list[int] = []
+        dispatcher.queue(event(1), named(lambda each: seen.append(each.revision)))
+        assert not dispatcher.flush(0.02), "no longer than its patience"
+        assert (clock.elapsed, seen) == (0.02, [])
+        assert dispatcher.flush(), "nothing else would wake it"
+        assert (clock.elapsed, seen) == (0.07, [1])
+
+
+def test_interrupts_while_threads_are_started_use_up_none_of_them() -> None:
+    with Refusing(*[KeyboardInterrupt()] * MOST_THREADS) as clock:
+        dispatcher = Dispatcher(clock)
+        seen: list[int] = []
+        for number in range(MOST_THREADS):
+            with pytest.raises(KeyboardInterrupt):
+                dispatcher.queue(
+                    event(number + 1, f"m{number}"), named(lambda each: seen.append(each.revision))
+                )
+        assert dispatcher.flush(1)
+        assert seen == [*range(1, MOST_THREADS + 1)]

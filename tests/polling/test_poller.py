@@ -732,3 +732,20 @@ def test_what_a_wait_has_seen_is_not_handed_out_again() -> None:
         assert poller.poll_once() == []
         store.update_message("m", metadata={"k": 1})
         assert [event.revision for event in poller.poll_once()] == [3]
+
+
+class NoStore:
+    def get_thread(self, thread_id: str) -> None:
+        """As stores of the original shape have it."""
+
+
+@pytest.mark.parametrize(
+    ("store", "way"),
+    [
+        ("sqlite:///comms.db", r"open one with open_store\(url\)"),
+        (NoStore(), r"make one of it with adapt_store\(obj\)"),
+    ],
+)
+def test_what_is_no_store_is_refused_with_the_way_to_one(store: Any, way: str) -> None:
+    with pytest.raises(TypeError, match=f"^a poller needs a ConversationStore, not .*; {way}$"):
+        MessagePoller(store)

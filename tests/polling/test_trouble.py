@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms.errors import (
+    ClockDeadlock,
     HistoryGone,
     StoreBusy,
     StoreClosed,
@@ -237,3 +238,47 @@ def test_broken_version_a_poller_that_takes_the_end_for_trouble(
     clock.at(1, store.close)
     with pytest.raises(WaitTimeout):
         poller.wait("m", timeout=9)
+
+
+def test_trouble_that_outlasts_the_patience_before_the_wait_could_begin(
+    store: Flaky, clock: FakeClock
+) -> None:
+    """There is no tracker yet that a WaitTimeout could tell of: the store's own error says why."""
+    store.trouble = 10**6
+    with pytest.raises(StoreBusy):
+        MessagePoller(store, interval=0.5).wait("m", timeout=2)
+    assert clock.elapsed == 2
+    with pytest.raises(StoreBusy):
+        MessagePoller(store).wait("m", timeout=0)
+    assert clock.elapsed == 2
+
+
+def test_the_end_of_the_block_waits_until_the_store_can_be_read(
+    store: Flaky, clock: FakeClock
+) -> None:
+    told: list[int] = []
+    with MessagePoller(store, interval=0.5) as poller:
+        poller.track("m", on_event=lambda each: told.append(each.revision))
+        store.update_message("m", status="complete")
+        poller.stop()
+        assert told == [1]
+        store.trouble = 3
+    assert told == [1, 2]
+    assert clock.elapsed == 1.5
+
+
+def test_a_clock_that_stopped_is_told_by_the_block_unless_an_error_is_on_its_way(
+    store: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = MessagePoller(store)
+    real = poller.stop
+
+    def stop() -> None:
+        real()
+        raise ClockDeadlock("this fake clock has stopped")
+
+    monkeypatch.setattr(poller, "stop", stop)
+    with pytest.raises(ClockDeadlock), poller:
+        pass
+    with pytest.raises(LookupError, match="mine"), poller:
+        raise LookupError("mine")

@@ -15,6 +15,7 @@ from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller, poll_message_until_complete
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
+from pytest_claude_comms.wait_page import awaited
 
 
 @pytest.fixture
@@ -386,3 +387,18 @@ def test_a_wait_outside_of_any_loop_does_not(
     with pytest.raises(WaitTimeout) as caught:
         poller.wait("m", timeout=5)
     assert "event loop" not in str(caught.value)
+
+
+def test_what_a_wait_is_for_is_said_of_what_is_still_open(
+    store: MemoryConversationStore, poller: MessagePoller
+) -> None:
+    """Asked by whoever tells of all that wait, also just before this one is woken."""
+    add(store, "a", "b\n")
+    trackers = [poller.track("a"), poller.track("b\n")]
+    assert awaited(trackers) == "message a (pending) and 1 more to end"
+    store.update_message("a", status="complete")
+    poller.poll_once()
+    assert awaited(trackers) == r"message b\n (pending) to end"
+    store.update_message("b\n", status="complete")
+    poller.poll_once()
+    assert awaited(trackers) == "a change"

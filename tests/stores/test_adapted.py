@@ -906,3 +906,233 @@ def test_several_threads_may_use_it() -> None:
     assert errors == []
     revisions = [change.revision for change in store.changes()]
     assert revisions == list(range(1, len(revisions) + 1))
+
+
+# -- odd answers, and errors that are ours
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (5, r"Odd.create_thread\(\) returned 5, which has no thread id"),
+        ("elsewhere", "returned 'elsewhere', of which its get_thread.. knows nothing"),
+    ],
+)
+def test_a_thread_that_was_made_and_cannot_be_told_which(answer: Any, words: str) -> None:
+    class Odd(Plain):
+        def create_thread(self, title: str = "") -> Any:
+            return answer
+
+    with pytest.raises(CannotAdapt, match=words):
+        adapt_store(Odd(), threads=[]).create_thread("x")
+
+
+def test_a_message_id_that_is_taken_is_refused_before_the_object_is_told() -> None:
+    class Chosen(Plain):
+        def add_message(self, thread_id: str, module: str, content: str, message_id: str) -> str:
+            self.data[thread_id]["messages"].append({"id": message_id, "content": content})
+            return message_id
+
+    plain = Chosen({"id": "m", "content": "first"})
+    store = adapt_store(plain, threads=["t"])
+    with pytest.raises(AlreadyExists, match="'m'"):
+        store.add_message("t", "a", "second", message_id="m")
+    assert plain.message()["content"] == "first"
+    assert store.add_message("t", "a", "second", message_id="n") == "n"
+    with pytest.raises(CannotAdapt, match=r"add_message\(\) asks for message_id"):
+        store.add_message("t", "a", "third")
+
+
+def test_nothing_overdue_wakes_nobody(clock: FakeClock) -> None:
+    class Settles(Plain):
+        def update_message(self, message_id: str, status: str) -> None:
+            self.message()["status"] = status
+
+    message = {"id": "m", "status": "pending", "deadline_at": "2026-01-01T00:00:05+00:00"}
+    store = adapt_store(Settles(message), threads=["t"], clock=clock)
+    store.messages()
+    woken: list[int] = []
+    store.subscribe(lambda: woken.append(1))
+    assert store.expire() == []
+    assert woken == []
+    clock.advance(6)
+    assert [each.status for each in store.expire()] == ["timeout"]
+    assert woken
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (StoreBusy("/theirs.db", 1.0), StoreBusy),
+        (StoreClosed("theirs:"), CannotAdapt),
+    ],
+)
+def test_an_object_that_raises_our_own_errors_while_it_is_read(
+    clock: FakeClock, error: StoreError, expected: type[StoreError]
+) -> None:
+    class Ours(Plain):
+        def get_thread(self, thread_id: str) -> Any:
+            self.reads += 1
+            raise error
+
+    plain = Ours()
+    with pytest.raises(expected) as caught:
+        adapt_store(plain, threads=["t"], clock=clock).messages()
+    assert (caught.value is error) is (expected is StoreBusy), "asked again, then as it is"
+    assert (plain.reads > 1) is error.transient
+
+
+def test_an_object_that_raises_our_own_errors_while_it_is_written() -> None:
+    error = StoreBusy("/theirs.db", 1.0)
+
+    class Ours(Plain):
+        def update_message(self, message_id: str, status: str) -> None:
+            raise error
+
+    store = adapt_store(Ours({"id": "m", "status": "pending"}), threads=["t"])
+    with pytest.raises(StoreBusy) as caught:
+        store.update_message("m", status="complete")
+    assert caught.value is error
+
+
+def test_what_can_be_awaited_is_no_answer() -> None:
+    class Awaitable:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    class Async(Plain):
+        def get_thread(self, thread_id: str) -> Any:
+            return Awaitable()
+
+    with pytest.raises(CannotAdapt, match="is asynchronous"):
+        adapt_store(Async(), threads=["t"]).messages()
+
+
+def test_a_method_without_a_signature_is_taken_at_its_word() -> None:
+    class Written(Plain):
+        pass
+
+    calls: list[dict[str, Any]] = []
+
+    class Opaque:
+        """As a method that is written in C may be."""
+
+        __signature__ = "none"
+
+        def __call__(self, **given: Any) -> None:
+            calls.append(given)
+            plain.message().update(given)
+
+    plain = Written({"id": "m", "status": "pending"})
+    plain.update_message = Opaque()  # type: ignore[attr-defined]
+    store = adapt_store(plain, threads=["t"])
+    assert store.update_message("m", status="complete").status == "complete"
+    assert calls == [{"status": "complete", "message_id": "m"}]
+
+
+def test_what_a_look_can_tell_of_texts_and_keys() -> None:
+    store, plain = adapted({"id": "m", "status": "pending", "content": "abc", "metadata": {"k": 1}})
+    store.messages()
+    plain.message()["content"] = "abcd"
+    plain.message()["content"] = "xyz"
+    (change,) = store.changes(1)
+    assert (change.append, change.content, change.content_length) == (None, "xyz", 3)
+    plain.message()["metadata"] = {}
+    assert store.get_message("m").metadata == {}, "a key that went is no change, and is seen"
+    assert store.cursor() == 2
+    plain.message()["metadata"] = {"k": True}
+    (change,) = store.changes(2)
+    assert change.metadata == {"k": True}
+
+
+class Moving(list[Any]):
+    """Messages that another thread adds to while they are read, so often."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__([{"id": "m"}])
+        self.times = times
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.times:
+            self.times -= 1
+            raise RuntimeError("dictionary changed size during iteration")
+        return super().__iter__()
+
+
+def test_messages_that_are_added_to_while_they_are_read(clock: FakeClock) -> None:
+    plain = Plain()
+    plain.data["t"]["messages"] = Moving(2)
+    store = adapt_store(plain, threads=["t"], clock=clock)
+    assert [each.message_id for each in store.messages()] == ["m"]
+    assert plain.reads == 3
+
+    class Broken(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            raise RuntimeError("it is broken")
+
+    plain.data["t"]["messages"] = Broken([{"id": "m"}])
+    with pytest.raises(RuntimeError, match="it is broken"):
+        store.messages()
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("t", r"returned 't', not a list of threads; name the threads to look at"),
+        (5, "returned 5, not a list of threads"),
+        ([{"title": "x"}], "lists .*, which has no thread id"),
+        ([""], "lists '', which has no thread id"),
+        ([7], "lists 7, which has no thread id"),
+    ],
+)
+def test_a_list_of_threads_that_is_none(listed: Any, words: str) -> None:
+    class Lists(Plain):
+        def list_threads(self) -> Any:
+            return listed
+
+    with pytest.raises(CannotAdapt, match=words):
+        adapt_store(Lists()).threads()
+
+
+@pytest.mark.parametrize("error", [None, KeyError("threads")])
+def test_an_object_that_has_no_thread_to_list_yet(error: Exception | None) -> None:
+    class Lists(Plain):
+        def list_threads(self) -> Any:
+            if error is not None:
+                raise error
+
+    assert adapt_store(Lists()).threads() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "modules"),
+    [
+        ('["a", "b"]', ("a", "b")),
+        ("marker", ("marker",)),
+        ({"b", "a"}, ("a", "b")),
+        (("a", 5), ("a", "5")),
+        (7, ()),
+    ],
+)
+def test_modules_of_all_kinds(given: Any, modules: tuple[str, ...]) -> None:
+    plain = Plain()
+    plain.data["t"]["modules"] = given
+    plain.data["t"]["messages"] = None
+    (thread,) = adapt_store(plain, threads=["t"]).threads()
+    assert thread.modules == modules
+
+
+@pytest.mark.parametrize(
+    ("given", "metadata"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("a note", {"metadata": "a note"}),
+        ("", {"metadata": ""}),
+        ("null", {}),
+        ([1], {"metadata": [1]}),
+    ],
+)
+def test_metadata_of_all_kinds(given: Any, metadata: dict[str, Any]) -> None:
+    plain = Plain({"id": "m", "metadata": given, "created_at": [2026]})
+    store = adapt_store(plain, threads=["t"])
+    assert store.get_message("m").metadata == metadata

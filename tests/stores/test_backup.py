@@ -465,3 +465,18 @@ def test_it_is_named_by_a_path_and_made_of_an_open_store(tmp_path: Path) -> None
             kind(f"tinydb://{tmp_path}/s.json")
     assert not Path("sqlite:").exists()
     assert not Path("tinydb:").exists()
+
+
+def test_what_comes_and_goes_at_the_last_instant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was a file when ours was to be put there, and none when we looked whose it is."""
+
+    def link(source: str, target: str) -> None:
+        raise FileExistsError(17, "File exists", target)
+
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(StoreError, match="File exists"):
+            backup_store(store, tmp_path / "backup")
+        assert not [name for name in os.listdir(tmp_path) if name.startswith("backup")]

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore, StoreBusy, StoreError, open_store
-from pytest_claude_comms.stores import sqlite_check
+from pytest_claude_comms import (
+    ConversationStore,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    open_store,
+)
+from pytest_claude_comms.stores import checking, sqlite_check, tinydb_check
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock
-from pytest_claude_comms.stores.reports import CheckReport
+from pytest_claude_comms.stores.invariants import findings_of, well_formed
+from pytest_claude_comms.stores.journal import _encode
+from pytest_claude_comms.stores.memory import MemoryConversationStore
+from pytest_claude_comms.stores.reports import CheckReport, StoreSnapshot
 from tests.stores.keeping_kit import every_store, everything, file_stores, fill, posix, run
 from tests.stores.test_copying import _WRITE
 
@@ -773,3 +785,269 @@ def test_a_file_that_cannot_be_checked(sqlite_file: Path, monkeypatch: pytest.Mo
     finally:
         lock.release()
         lock.close()
+
+
+# -- what cannot be read, or not at this instant
+
+
+@file_stores
+def test_a_store_that_may_not_be_read_is_a_finding(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.url.partition("///")[2]
+    store.close()
+
+    def connect(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    def refuse(name: str, *_: object) -> int:
+        assert name.startswith(path)
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", connect)
+        patch.setattr(os, "open", refuse)
+        (finding,) = check_store(store.url).findings
+    assert (finding.kind, finding.thing) == ("file", path)
+    assert finding.reason.startswith("it cannot be read: ")
+    assert "chmod" in finding.way_out
+
+
+@file_stores
+def test_permissions_are_a_matter_of_posix(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(store)
+    os.chmod(store.url.partition("///")[2], 0o666)  # all that Windows has
+    assert not check_store(store).ok
+    monkeypatch.setattr(checking, "os", SimpleNamespace(name="nt", path=os.path))
+    assert check_store(store).ok
+
+
+def test_damage_in_a_store_that_is_open_here_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as this process has it open, its log neither comes nor goes: it needs no copy."""
+    monkeypatch.setattr(sqlite_check, "_look_at_a_copy", None)
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        seed(store)
+        with closing(sqlite3.connect(tmp_path / "s", isolation_level=None)) as db:
+            db.execute("DROP INDEX messages_of_thread")
+        found = kinds(check_store(store.url))
+    assert found["schema"] == ["messages_of_thread: it is missing"]
+
+
+def test_a_file_that_is_open_here_is_not_copied_byte_by_byte(tmp_path: Path) -> None:
+    """Closing what it was read by would drop SQLite's locks."""
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process"):
+        assert not sqlite_check._copied(str(tmp_path / "s"), str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+    os.unlink(tmp_path / "s.lock")
+    assert sqlite_check._copied(str(tmp_path / "s"), str(tmp_path / "copy"))
+    assert sorted(os.listdir(tmp_path)) == ["copy", "s"], "no file is made for a lock"
+
+
+@pytest.fixture
+def small_file(tmp_path: Path) -> Path:
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        seed(store)
+    return tmp_path / "s"
+
+
+@pytest.mark.parametrize("which", ["never rests", "has no log", "is gone"])
+def test_what_becomes_of_a_file_while_it_is_copied(
+    small_file: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(sqlite_check, "_TRIES", 0)
+    if which == "never rests":
+        monkeypatch.setattr(sqlite_check, "_PATIENCE_US", 50_000)
+    looks: list[str] = []
+
+    def copy(source: str, target: str) -> str:
+        looks.append(source)
+        if which == "never rests":
+            os.utime(small_file, ns=(len(looks), len(looks)))
+        elif which == "is gone":
+            small_file.unlink()
+        elif len(looks) == 1:  # the log that was there has been put into the file
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", source)
+        return copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    if which == "never rests":
+        with pytest.raises(StoreBusy, match="could not be checked: it is being written"):
+            check_store(f"sqlite:///{small_file}")
+        assert looks
+    elif which == "is gone":
+        (finding,) = check_store(f"sqlite:///{small_file}").findings
+        assert finding.reason == "it cannot be read: No such file or directory"
+    else:
+        assert check_store(f"sqlite:///{small_file}").findings == ()
+        assert len(looks) == 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_copy_that_cannot_be_made(
+    small_file: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(sqlite_check, "_TRIES", 0)
+
+    def copy(source: str, target: str) -> str:
+        raise OSError(code, os.strerror(code), target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    if code == errno.ENOSPC:
+        with pytest.raises(StoreError, match="no room for that beside .*: name another folder by"):
+            check_store(f"sqlite:///{small_file}")
+    else:
+        (finding,) = check_store(f"sqlite:///{small_file}").findings
+        assert finding.reason == "it cannot be read: Input/output error"
+
+
+def test_two_files_that_are_being_replaced_are_read_again(
+    tinydb_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tinydb_check._Reader._read_journal
+    looks: list[int] = []
+
+    def read(self: Any) -> Any:
+        looks.append(1)
+        if len(looks) == 1:
+            os.utime(tinydb_file)
+            self._add("journal", self._path, "nonsense")
+            return None
+        return real(self)
+
+    monkeypatch.setattr(tinydb_check._Reader, "_read_journal", read)
+    assert check_store(f"tinydb:///{tinydb_file}").findings == ()
+    assert len(looks) == 2
+
+
+# -- TinyDB's journal, line by line
+
+
+def rewrite(journal: Path, edit: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change what the lines of a journal say, each with a checksum that is right again."""
+    lines = journal.read_bytes().splitlines()
+    said = [json.loads(line[18:]) for line in lines]
+    edit(said)
+    link, out = int(lines[0][9:17], 16), b""
+    for fields in said:
+        out += (line := _encode(link, fields))
+        link = int(line[:8], 16) if out != line else link
+    journal.write_bytes(out)
+
+
+def test_an_empty_journal_is_none(tinydb_file: Path) -> None:
+    with open_store(f"tinydb:///{tinydb_file}", durability="process"):
+        pass  # so that all is in the file
+    journal_of(tinydb_file).write_bytes(b"")
+    report = check_store(f"tinydb:///{tinydb_file}")
+    assert (report.findings, report.revision) == ((), 7)
+
+
+def test_a_journal_of_another_store_in_which_nothing_is(tinydb_file: Path) -> None:
+    with open_store(f"tinydb:///{tinydb_file}", durability="process"):
+        pass
+    rewrite(journal_of(tinydb_file), lambda said: said[0].update(store_id="another"))
+    assert check_store(f"tinydb:///{tinydb_file}").findings == ()
+
+
+def test_tables_of_the_users_in_the_journal(tmp_path: Path) -> None:
+    with open_store(f"tinydb:///{tmp_path}/s", durability="process") as store:
+        seed(store)
+        store.db.insert({"mine": 1})  # type: ignore[attr-defined]
+        report = check_store(store.url)
+        assert (report.findings, report.revision) == ((), 7)
+
+
+def test_last_ids_that_are_none(tinydb_file: Path) -> None:
+    Hand("tinydb", tinydb_file).edit(
+        lambda content: content["claude_comms"]["1"]["last_ids"].update(yours=5, mine="5")
+    )
+    found = kinds(check_store(f"tinydb:///{tinydb_file}"))
+    assert "the last id of 'mine' is '5'" in found["document"][0]
+
+
+def _of_nobody(said: list[dict[str, Any]]) -> None:
+    said[3]["ops"][0]["change"]["message_id"] = "nobody"
+
+
+def _a_gap(said: list[dict[str, Any]]) -> None:
+    said[3]["ops"][0]["change"]["revision"] = 9
+
+
+def _longer(said: list[dict[str, Any]]) -> None:
+    said[7]["ops"][0]["change"]["content_length"] += 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason", "finding"),
+    [
+        (_of_nobody, "KeyError", "it does not fit what was before"),
+        (_a_gap, "revision 9 follows 1", "revision 9"),
+        (_longer, "7 characters instead of 8", "8 characters"),
+    ],
+)
+def test_lines_of_a_journal_that_do_not_fit_together(
+    tinydb_file: Path, edit: Callable[[list[dict[str, Any]]], None], reason: str, finding: str
+) -> None:
+    """Whole and linked, and not what any writer of ours wrote: a store refuses to go on."""
+    rewrite(journal_of(tinydb_file), edit)
+    with pytest.raises(StoreCorrupt, match="its changes do not fit together") as caught:
+        open_store(f"tinydb:///{tinydb_file}", durability="process")
+    assert reason in str(caught.value)
+    assert finding in str(check_store(f"tinydb:///{tinydb_file}").findings)
+
+
+# -- what is wrong in a snapshot, wherever it comes from
+
+
+def snapshot_of_seed() -> StoreSnapshot:
+    with MemoryConversationStore() as store:
+        seed(store)
+        return store.snapshot()
+
+
+def reasons(snapshot: StoreSnapshot) -> list[str]:
+    return [f"{finding.thing}: {finding.reason}" for finding in findings_of(snapshot)]
+
+
+def test_what_a_snapshot_of_anybodys_can_hold() -> None:
+    sound = snapshot_of_seed()
+    assert reasons(sound) == []
+    (thread,), (message, other), changes = sound.threads, sound.messages, sound.changes
+    assert reasons(replace(sound, threads=(thread, thread))) == ["thread t: it is there 2 times"]
+    assert "message m: it is there 2 times" in reasons(
+        replace(sound, messages=(message, message, other))
+    )
+    for text in ("[]", "{", "[" * 100_000):
+        assert reasons(replace(sound, threads=(replace(thread, metadata=text),))) == [
+            "thread t: its metadata is no JSON object"
+        ]
+    swapped = (*changes[:4], changes[5], changes[4], changes[6])
+    assert "revision 5: it comes after 6" in reasons(replace(sound, changes=swapped))
+    assert "revision 7: it was given twice" in reasons(
+        replace(sound, changes=(*changes, changes[6]))
+    )
+    early = replace(message, updated_us=message.created_us - 1)
+    alone = [change for change in changes if change.message_id == "o"]
+    assert "message m: it was changed before it was created" in reasons(
+        replace(sound, messages=(early, other), changes=tuple(alone), trimmed=6)
+    )
+
+
+@pytest.mark.parametrize(("trimmed", "is_found"), [(2, False), (0, True)])
+def test_a_step_may_be_missing_where_history_was_trimmed(trimmed: int, *, is_found: bool) -> None:
+    sound = snapshot_of_seed()
+    kept = tuple(change for change in sound.changes if change.revision != 2)
+    found = reasons(replace(sound, changes=kept, trimmed=trimmed))
+    said = "revision 3: it says that 'm' was processing before, and revision 1 made it pending"
+    assert (said in found) is is_found
+
+
+def test_metadata_that_is_nested_without_an_end() -> None:
+    (message, _) = snapshot_of_seed().messages
+    with pytest.raises(ValueError, match="metadata is nested too deep"):
+        well_formed(replace(message, metadata="[" * 100_000))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from pytest_claude_comms.clock import SystemClock
 from pytest_claude_comms.errors import StoreBusy, StoreError
-from pytest_claude_comms.stores import files, open_store
+from pytest_claude_comms.stores import files, hub, open_store, sqlite_link
 from pytest_claude_comms.stores.files import FileLock, create_private, fsync_directory
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -93,6 +97,9 @@ def test_a_lock_file_that_was_deleted_is_noticed(path: str) -> None:
     with two.held(CLOCK, 0, "x"):
         assert not one.try_acquire()
     with one.held(CLOCK, 0, "x"):
+        assert not two.try_acquire()
+    os.unlink(path)
+    with one.held(CLOCK, 0, "x"):  # nobody has made another one meanwhile
         assert not two.try_acquire()
     one.close()
     two.close()
@@ -264,3 +271,167 @@ def test_what_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="file is not a directory"):
         create_private(str(path / "below"))
     fsync_directory(str(tmp_path))
+
+
+@posix
+def test_a_folder_that_somebody_else_makes_meanwhile_is_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+
+    def mkdir(path: str, mode: int = 0o777) -> None:
+        real(path, 0o755)
+        real(path, mode)
+
+    monkeypatch.setattr("os.mkdir", mkdir)
+    assert create_private(str(tmp_path / "theirs" / "file"))
+    assert stat.S_IMODE((tmp_path / "theirs").stat().st_mode) == 0o755
+
+
+@posix
+def test_nothing_can_be_made_where_there_is_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drive that is not there, on Windows."""
+    monkeypatch.setattr("os.path.isdir", lambda path: False)
+    monkeypatch.setattr("os.mkdir", fail)
+    with pytest.raises(StoreError, match="Input/output"):
+        create_private("/file")
+
+
+class Interrupted:
+    """Stands before a function, and interrupts it once, before or after its work."""
+
+    def __init__(self, real: Callable[..., Any], *, after: bool) -> None:
+        self.real = real
+        self.after = after
+        self.calls = 0
+
+    def __call__(self, *given: Any) -> Any:
+        self.calls += 1
+        if self.calls > 1:
+            return self.real(*given)
+        if self.after:
+            self.real(*given)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupted_release_lets_go_all_the_same(
+    path: str, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    lock, other = FileLock(path), FileLock(path)
+    for name in ("release", "_release"):
+        with monkeypatch.context() as patch:
+            patch.setattr(lock, name, Interrupted(getattr(lock, name), after=after))
+            if name == "release":
+                with pytest.raises(KeyboardInterrupt), lock.held(CLOCK, 0, "x"):
+                    pass
+            else:
+                lock._mutex.acquire()
+                lock._owner = threading.get_ident()
+                assert lock._lock_file()
+                with pytest.raises(KeyboardInterrupt):
+                    lock.release()
+        answers: list[bool] = []
+        thread = threading.Thread(target=lambda: answers.append(lock.try_acquire()))
+        thread.start()
+        thread.join()
+        assert answers == [True], "no thread holds it"
+        lock._forget()  # that thread has ended
+        assert other.try_acquire()
+        other.release()
+    lock.close()
+    other.close()
+
+
+def test_at_the_end_of_the_interpreter_a_lock_complains_of_nothing(path: str) -> None:
+    lock = FileLock(path)
+    del lock._descriptor  # as where __init__ was interrupted
+    lock.__del__()
+
+
+# -- on Windows, and wherever there is no fork
+
+
+def loaded(module: ModuleType, monkeypatch: pytest.MonkeyPatch, platform: str) -> Any:
+    """``module`` once more, as it is on that platform, where processes do not fork."""
+    path = module.__file__
+    assert path is not None
+    assert module.__spec__ is not None
+    name = f"{module.__name__}_on_{platform}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", platform)
+        patch.delattr(os, "register_at_fork")
+        patch.setitem(sys.modules, name, found)  # dataclasses look there
+        spec.loader.exec_module(found)
+    return found
+
+
+class Msvcrt:
+    """``msvcrt.locking``, such as it is documented: a byte at the place where the file stands."""
+
+    LK_UNLCK, LK_NBLCK = 0, 2
+
+    def __init__(self) -> None:
+        self.holders: dict[tuple[int, int, int], int] = {}
+
+    def locking(self, descriptor: int, mode: int, count: int) -> None:
+        found = os.fstat(descriptor)
+        key = found.st_dev, found.st_ino, os.lseek(descriptor, 0, os.SEEK_CUR)
+        assert count == 1
+        if mode == self.LK_NBLCK and key not in self.holders:
+            self.holders[key] = descriptor
+        elif mode == self.LK_UNLCK and self.holders.get(key) == descriptor:
+            del self.holders[key]
+        else:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@posix
+def test_the_lock_on_windows(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    msvcrt = Msvcrt()
+    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
+    windows = loaded(files, monkeypatch, "win32")
+    one, two = windows.FileLock(path), windows.FileLock(path)
+    with one.held(CLOCK, 0, "x"):
+        os.lseek(one._descriptor, 5, os.SEEK_SET)  # the lock is on the first byte nevertheless
+        assert not two.try_acquire()
+        assert two._descriptor is not None, "it stays open for the next attempt"
+        assert list(msvcrt.holders.values()) == [one._descriptor]
+    assert msvcrt.holders == {}
+    with two.held(CLOCK, 0, "x"):
+        os.lseek(one._descriptor, 7, os.SEEK_SET)
+        assert not one.try_acquire()
+        msvcrt.holders.clear()  # to unlock what is not locked is an error there
+    assert one.try_acquire()
+    one.release()
+    one.close()
+    two.close()
+
+
+@posix
+def test_files_on_windows_have_no_mode_and_folders_no_fsync(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt())
+    windows = loaded(files, monkeypatch, "win32")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        patch.setattr("os.fchmod", fail)
+        before = os.umask(0o777)
+        try:
+            assert windows.create_private(path)
+        finally:
+            os.umask(before)
+        windows.fsync_directory(f"{path}/none")
+
+
+@pytest.mark.parametrize("module", [hub, sqlite_link])
+def test_without_a_fork_there_is_nothing_to_do_after_one(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = loaded(module, monkeypatch, sys.platform)
+    assert vars(again).keys() >= vars(module).keys() - {"__cached__"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,45 @@ def test_a_refused_rename_is_tried_again_on_windows(
     monkeypatch.setattr(journal, "os", FailingOS(replace=replace, name="nt"))
     journal.replace_file(str(tmp_path / "file"), str(tmp_path / "new"), b"x", power=False)
     assert len(tries) == 4
+
+
+def test_a_refused_rename_is_final_where_nobody_can_be_in_the_way(
+    book: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(book, 1)
+    calls: list[str] = []
+
+    def replace(source: str, target: str) -> None:
+        calls.append(target)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(replace=replace, name="posix"))
+        with pytest.raises(PermissionError):
+            book.start("other", BEGINNING)
+    assert calls == [book.path]
+    assert not os.path.exists(book.temporary)
+    assert numbers(book) == [0]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"format": 1}, {"format": 1, "store_id": "x", "base": "y"}, {"format": "1"}]
+)
+def test_a_first_line_that_is_whole_and_no_header(book: Journal, fields: dict[str, Any]) -> None:
+    Path(book.path).write_bytes(journal._encode(0, fields))
+    with pytest.raises(StoreCorrupt, match="its first line is not that of a journal"):
+        book.read()
+
+
+def test_damaged_lines_without_a_whole_one_after_them_are_torn(book: Journal) -> None:
+    """A write that was cut may have line ends in what it overwrote."""
+    places = fill(book, 2)
+    whole = Path(book.path).read_bytes()
+    rest = b"00000000 {no json"
+    well_summed = b"%08x %s\n" % (zlib.crc32(rest), rest)
+    assert not journal.is_whole(well_summed[:-1])
+    Path(book.path).write_bytes(whole + b"damaged\n" + well_summed + b"\n")
+    assert numbers(book) == [0, 1]
+    contents = book.read()
+    assert contents is not None
+    assert contents.place == places[-1]

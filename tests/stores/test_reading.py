@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def test_the_same_answers(store: ConversationStore) -> None:
             store.store_id, store.url, store.backend,
         )  # fmt: skip
         assert everything(reader) == before
+        assert reader.get_thread("t") == store.get_thread("t")
         assert reader.snapshot() == store.snapshot()  # type: ignore[attr-defined]
         with pytest.raises(MessageNotFound):
             reader.get_message("nobody")
@@ -331,3 +333,207 @@ for line in sys.stdin:
         other.stdin.flush()
         assert other.stdout.readline() == "not alone\n"
     other.communicate()
+
+
+# -- SQLite beside others, and without them
+
+
+@pytest.fixture
+def log_alone(tmp_path: Path) -> str:
+    """A file and its log, put there by hand."""
+    (tmp_path / "copy").mkdir()
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        fill(store, turns=1)
+        for name in ("s", "s-wal"):
+            shutil.copy(tmp_path / name, tmp_path / "copy" / name)
+    return str(tmp_path / "copy" / "s")
+
+
+def test_a_log_alone_of_a_file_that_has_just_been_opened_here(log_alone: str) -> None:
+    path = log_alone
+    with closing(sqlite_link.Link(path, "process")):
+        opened = sqlite_quiet.opened(path, sqlite_quiet.files_of(path))
+        with (
+            pytest.raises(sqlite3.OperationalError, match="locked .it has just been opened"),
+            opened,
+        ):
+            pass
+    assert sorted(os.listdir(os.path.dirname(path))) == ["s", "s-wal"]
+    with sqlite_quiet.opened(path, sqlite_quiet.files_of(path)) as (link, is_frozen):
+        assert is_frozen
+        assert link.db.execute("SELECT count(*) FROM threads").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("what", ["log", "file"])
+def test_a_log_alone_that_goes_or_goes_with_its_file(
+    log_alone: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path = log_alone
+
+    def copyfile(source: str, target: str) -> None:
+        if what == "file":
+            os.unlink(path)
+        raise FileNotFoundError(2, "No such file or directory", source)
+
+    files = sqlite_quiet.files_of(path)
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    expected = {"log": sqlite3.OperationalError, "file": FileNotFoundError}[what]
+    with pytest.raises(expected), sqlite_quiet.opened(path, files):
+        pass
+
+
+class Refusing:
+    """A connection whose first statement is refused."""
+
+    def __init__(self, db: sqlite3.Connection, error: sqlite3.Error) -> None:
+        self._db = db
+        self._errors = [error]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def execute(self, *given: Any) -> Any:
+        if self._errors:
+            raise self._errors.pop()
+        return self._db.execute(*given)
+
+
+@pytest.mark.parametrize(
+    ("error", "modes"),
+    [
+        # The index of the log has no place for one who may not write down what he reads.
+        (
+            sqlite3.OperationalError("attempt to write a readonly database"),
+            ["ro&readonly_shm=1", "ro"],
+        ),
+        # What is wrong with the file whoever reads it will say.
+        (sqlite3.DatabaseError("database disk image is malformed"), ["ro&readonly_shm=1"]),
+        # Somebody is in the way: to be tried again.
+        (sqlite3.OperationalError("database is locked"), ["ro&readonly_shm=1"]),
+    ],
+)
+def test_beside_others_who_have_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: sqlite3.Error, modes: list[str]
+) -> None:
+    path = str(tmp_path / "s")
+    links: list[Any] = []
+    seen: list[str] = []
+
+    class Beside(sqlite_link.Link):
+        def __init__(self, path: str, durability: Any, mode: str = "rw", **more: Any) -> None:
+            super().__init__(path, durability, mode, **more)
+            if not links:
+                self.db = Refusing(self.db, error)  # type: ignore[assignment]
+            links.append(self)
+            seen.append(mode)
+
+    with open_store(f"sqlite:///{path}", durability="process") as store:
+        fill(store)
+        monkeypatch.setattr(sqlite_quiet, "Link", Beside)
+        opened = sqlite_quiet.opened(path, sqlite_quiet.files_of(path))
+        if "locked" in str(error):
+            with pytest.raises(sqlite3.OperationalError, match="locked"), opened:
+                pass
+        else:
+            with opened as (link, is_frozen):
+                assert not is_frozen
+                assert link.db.execute("SELECT count(*) FROM threads").fetchone() == (2,)
+    assert seen == modes
+    assert all(link.closed for link in links)
+
+
+@pytest.mark.claude_comms(stores=["sqlite"])
+def test_busy_in_the_midst_of_a_look_is_tried_again(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_claude_comms.stores.sqlite_rows import SQLiteSnapshot
+
+    fill(store)
+    real = SQLiteSnapshot.threads
+    calls: list[int] = []
+
+    def threads(self: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise sqlite3.OperationalError("database is locked")
+        return real(self)
+
+    with open_for_reading(store.url, clock=store.clock) as reader:
+        monkeypatch.setattr(SQLiteSnapshot, "threads", threads)
+        assert len(reader.threads()) == 2
+    assert len(calls) == 2
+
+
+@file_stores
+def test_a_backup_of_what_is_only_looked_at(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    before = everything(store)
+    with open_for_reading(store.url) as reader:
+        backup_store(reader, tmp_path / "b")
+    with open_for_reading(f"{store.backend}:///{tmp_path}/b", clock=store.clock) as backup:
+        assert everything(backup) == before
+
+
+# -- TinyDB's two files
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"mine": {}}'])
+def test_a_store_that_was_emptied_under_a_reader_stays_gone(tmp_path: Path, text: str) -> None:
+    url = f"tinydb:///{tmp_path}/s"
+    with open_store(url, durability="process") as store:
+        fill(store)
+    whole = (tmp_path / "s").read_bytes()
+    with open_for_reading(url) as reader:
+        (tmp_path / "s").write_text(text)
+        with pytest.raises(HistoryGone, match="its file was emptied"):
+            reader.threads()
+        (tmp_path / "s").write_bytes(whole)
+        with pytest.raises(HistoryGone, match="its file was emptied"):
+            reader.threads()
+
+
+def test_an_older_journal_beside_a_newer_file_is_looked_at(tmp_path: Path) -> None:
+    """What a kill between the two replacements leaves, and what a writer would mend."""
+    url = f"tinydb:///{tmp_path}/s"
+    with open_store(url, durability="process") as store:
+        store.create_thread(thread_id="t")
+        old = (tmp_path / "s.journal").read_bytes()
+        store.add_message("t", "a")
+        expected = everything(store)
+    (tmp_path / "s.journal").write_bytes(old)
+    with open_for_reading(url) as reader:
+        assert everything(reader) == expected
+
+
+def test_an_older_file_beside_a_newer_journal_is_refused(tmp_path: Path) -> None:
+    """Changes between the two are missing, and nobody can tell which."""
+    url = f"tinydb:///{tmp_path}/s"
+    with open_store(url, durability="process") as store:
+        store.create_thread(thread_id="t")
+    old = (tmp_path / "s").read_bytes()
+    with open_store(url, durability="process") as store:
+        store.add_message("t", "a")
+        store.checkpoint()  # type: ignore[attr-defined]
+        store.add_message("t", "a")
+        journal = (tmp_path / "s.journal").read_bytes()
+    (tmp_path / "s").write_bytes(old)
+    (tmp_path / "s.journal").write_bytes(journal)
+    with pytest.raises(StoreCorrupt, match="goes up to change 1, not where it begins"):
+        open_for_reading(url)
+
+
+def test_a_journal_that_does_not_reach_the_file_has_to_be_empty(tmp_path: Path) -> None:
+    url = f"tinydb:///{tmp_path}/s"
+    with open_store(url, durability="process") as store:
+        fill(store)
+        expected = everything(store)
+    with open_store(f"tinydb:///{tmp_path}/other", durability="process") as other:
+        empty = (tmp_path / "other.journal").read_bytes()
+        fill(other)
+        changes = (tmp_path / "other.journal").read_bytes()
+    (tmp_path / "s.journal").write_bytes(empty)  # of another store, with nothing in it
+    with open_for_reading(url) as reader:
+        assert everything(reader) == expected
+    (tmp_path / "s.journal").write_bytes(changes)
+    with pytest.raises(StoreCorrupt, match="belong to another"):
+        open_for_reading(url)

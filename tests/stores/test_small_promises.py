@@ -5,13 +5,23 @@ The long stories of ``test_same_answers.py`` meet these too, by chance and all a
 
 from __future__ import annotations
 
+import copy
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore, HistoryGone, InvalidTransition, open_store
+from pytest_claude_comms import (
+    ConversationStore,
+    HistoryGone,
+    InvalidTransition,
+    LegacyReturns,
+    message_id_of,
+    open_store,
+)
+from pytest_claude_comms.stores import open_for_reading
 from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore, State
 from pytest_claude_comms.testing import FakeClock, assert_no_pending, assert_status_sequence
@@ -395,3 +405,72 @@ def test_an_assertion_says_what_is_no_store() -> None:
         assert_no_pending(name)
     with pytest.raises(TypeError, match=r"that is a name; open the store with open_store\(url\)$"):
         assert_status_sequence("m", "pending", store=name)
+
+
+# -- opening, and what is about a store
+
+
+@pytest.mark.parametrize("url", [None, b"memory:", 5])
+def test_a_url_that_is_none(url: Any) -> None:
+    with pytest.raises(TypeError, match="a store URL is a str, not"):
+        open_store(url)
+
+
+def test_a_durability_that_there_is_not() -> None:
+    wrong: Any = "most"
+    with pytest.raises(ValueError, match="no durability 'most'; there are .*power.*process"):
+        open_store("memory:", durability=wrong)
+
+
+def test_what_has_no_file_is_opened_for_reading_as_it_always_is(clock: FakeClock) -> None:
+    with open_for_reading("memory:", clock=clock) as store:
+        assert (store.backend, store.clock, store.threads()) == ("memory", clock, [])
+    with pytest.raises(ValueError, match="nothing:x"):
+        open_for_reading("nothing:x")
+
+
+@every_store
+def test_an_id_that_is_taken_is_not_given(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = store.create_thread()
+    first = store.add_message(thread, "a")
+    drawn = [bytes.fromhex(thread.thread_id), b"12345678"]
+    drawn += [bytes.fromhex(message_id_of(first)), b"87654321"]
+    real = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda size: drawn.pop(0) if size == 8 else real(size))
+    with monkeypatch.context() as patch:
+        patch.setattr("pytest_claude_comms.stores.sqlite_rows.new_mark", lambda: 5)
+        assert store.create_thread().thread_id == b"12345678".hex()
+        assert message_id_of(store.add_message(thread, "a")) == b"87654321".hex()
+    assert len(store.messages()) == 2
+
+
+@every_store
+def test_who_comes_second_to_a_deadline_settles_nothing_and_wakes_nobody(
+    store: ConversationStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", status="pending", timeout=1, message_id="m")
+    clock.advance(2)
+    writing = store._writing  # type: ignore[attr-defined]
+
+    def late() -> Any:
+        monkeypatch.undo()
+        assert [each.message_id for each in store.expire()] == ["m"]
+        woken.clear()
+        return writing()
+
+    woken: list[int] = []
+    store.subscribe(lambda: woken.append(1))
+    monkeypatch.setattr(store, "_writing", late)
+    assert store.expire() == []
+    assert woken == []
+    assert store.cursor() == 2
+
+
+def test_a_store_that_returns_other_shapes_can_be_copied(store: ConversationStore) -> None:
+    legacy = LegacyReturns(store, "str")
+    again = copy.copy(legacy)
+    assert again.url == store.url
+    assert type(again.add_message(again.create_thread(), "a")) is str

@@ -759,3 +759,24 @@ def test_one_that_answers_otherwise_is_found(
     BROKEN[name](monkeypatch)
     with pytest.raises((AssertionError, IndexError, KeyError)):
         ask_both(tmp_path)
+
+
+# -- what packages are called
+
+
+def test_schemes_are_named_as_the_matrix_calls_stores(installed: Path) -> None:
+    assert "plain (from plain-store 1.0)" in schemes.names()
+    assert "plain:… (from plain-store 1.0)" in schemes.listed()
+
+
+def test_a_package_whose_metadata_cannot_be_read(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while it is being uninstalled; or its file is not for this user."""
+    from importlib.metadata import Distribution
+
+    def metadata(_: object) -> None:
+        raise OSError("it is gone")
+
+    monkeypatch.setattr(Distribution, "metadata", property(metadata))
+    assert "plain (from a package without metadata)" in schemes.names()

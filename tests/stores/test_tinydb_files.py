@@ -14,8 +14,10 @@ import pytest
 from pytest_claude_comms.errors import (
     HistoryGone,
     StoreCorrupt,
+    StoreError,
 )
-from pytest_claude_comms.stores.journal import Journal
+from pytest_claude_comms.stores import tinydb
+from pytest_claude_comms.stores.journal import Journal, read_file
 from pytest_claude_comms.stores.tinydb import TinyDBConversationStore
 from tests.stores.tinydb_kit import Open, contents, opening, remove
 
@@ -316,3 +318,30 @@ def test_a_file_damaged_while_open_is_not_overwritten(opened: Open, path: Path) 
     assert path.read_bytes() == b"{"
     path.write_bytes(whole)
     assert len(opened().threads()) == 1
+
+
+def test_a_directory_is_no_store(opened: Open, path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StoreError, match="is a directory, not a conversation store"):
+        opened()
+    assert not list(path.iterdir())
+    assert not list(path.parent.glob("*.lock"))
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = contents(opened())
+    reads: list[str] = []
+
+    def read(name: str) -> Any:
+        found = read_file(name)
+        reads.append(name)
+        if len(reads) == 1:
+            os.utime(path, ns=(1, 1))
+        return found
+
+    monkeypatch.setattr(tinydb, "read_file", read)
+    store = opened()
+    assert reads == [str(path)] * 2
+    assert contents(store) == expected

@@ -280,3 +280,16 @@ def test_a_tinydb_file_with_such_tables_is_refused(opened: Open, path: Path, nam
         opened()
     assert path.read_bytes() == before
     assert not Path(f"{path}.journal").exists()
+
+
+def test_a_write_that_changes_nothing_is_no_commit(opened: Open, path: Path) -> None:
+    store = opened()
+    store.db.insert({"n": 1})
+    journal = path.with_name(f"{path.name}.journal")
+    before = journal.read_bytes()
+    assert store.db.update({"n": 1}) == [1]
+    assert store.db.remove(where("n") == 5) == []
+    assert journal.read_bytes() == before
+    store.db.update({"n": True})  # to Python the same
+    assert journal.read_bytes() != before
+    assert repr(opened().db.all()) == "[{'n': True}]"
