@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,6 +19,8 @@ from pytest_claude_comms.clock import SystemClock
 from pytest_claude_comms.errors import StoreBusy, StoreError
 from pytest_claude_comms.stores import files, open_store
 from pytest_claude_comms.stores.files import FileLock, create_private, fsync_directory
+from pytest_claude_comms.stores.sqlite_reading import SQLiteReader
+from pytest_claude_comms.stores.tinydb_reading import TinyDBReader
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 CLOCK = SystemClock()
@@ -264,3 +269,31 @@ def test_what_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="file is not a directory"):
         create_private(str(path / "below"))
     fsync_directory(str(tmp_path))
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link"])
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_what_is_no_regular_file_is_no_store(scheme: str, kind: str) -> None:
+    """To read a pipe would never end, and a device would be replaced by a file."""
+    with TemporaryDirectory(prefix="s") as folder:  # a socket's path has to be short
+        path = Path(folder, "store")
+        if kind == "socket":
+            with closing(socket.socket(socket.AF_UNIX)) as made:
+                made.bind(str(path))
+        else:
+            os.mkfifo(path)
+        if kind == "link":
+            path.rename(target := path.with_name("target"))
+            path.symlink_to(target)
+        before = sorted(os.listdir(folder))
+        reader = SQLiteReader if scheme == "sqlite" else TinyDBReader
+        ways: list[Callable[[], object]] = [
+            lambda: open_store(f"{scheme}:///{path}"),
+            lambda: reader(path),
+        ]
+        for way in ways:
+            with pytest.raises(StoreError, match=r"/(store|target) is no regular file .* name an"):
+                way()
+        assert sorted(os.listdir(folder)) == before
+        assert not path.is_file()

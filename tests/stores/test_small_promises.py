@@ -6,11 +6,12 @@ The long stories of ``test_same_answers.py`` meet these too, by chance and all a
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore, HistoryGone, InvalidTransition
+from pytest_claude_comms import ConversationStore, HistoryGone, InvalidTransition, open_store
 from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore, State
 from pytest_claude_comms.testing import FakeClock
@@ -34,6 +35,22 @@ def test_at_the_instant_of_its_deadline_a_write_counts(
     store.add_message("t", "a", status="pending", timeout=10, message_id="m")
     clock.advance(10)
     assert store.update_message("m", append="in time").status == "pending"
+
+
+@pytest.mark.parametrize("scheme", ["memory", "sqlite", "tinydb"])
+def test_a_deadline_is_put_off_no_further_than_time_goes(tmp_path: Path, scheme: str) -> None:
+    clock = FakeClock(datetime(9999, 12, 31, 23, 59, tzinfo=timezone.utc))
+    url = "memory:" if scheme == "memory" else f"{scheme}:///{tmp_path}/store"
+    with open_store(url, clock=clock) as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "a", status="pending", stall_timeout=40, message_id="m")
+        clock.advance(30)
+        after = store.update_message("m", append="x")
+        assert after.deadline_at == datetime.max.replace(tzinfo=timezone.utc)
+        assert store.get_message("m") == after
+        clock.advance(29)
+        assert store.expire() == []
+    clock.close()
 
 
 @every_store
