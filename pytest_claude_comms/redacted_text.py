@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from .redaction import Redaction
+from .secret_forms import WORD_END
 
 _LONGEST_WORD: Final = 16_384
 """Characters of an unfinished word that are held back: no secret is longer."""
@@ -19,8 +20,9 @@ _REMEMBERED: Final = 32_768
 _MOST_TEXTS: Final = 256
 _CONTEXT: Final = 4_096
 """Characters of a text of unknown origin that are looked at again."""
-# Scripts without spaces have none of our words; what stands before them is finished.
-_BREAK: Final = re.compile(r"[\s\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef]")
+_AUTHORITY: Final = re.compile(r"://[^\s/?#\"'<>]*\Z")
+_LONGEST_AUTHORITY: Final = 512
+"""Characters of a URL, from :// on, that may be a name and a password."""
 
 
 class Edit(NamedTuple):
@@ -80,9 +82,12 @@ def held_back(redaction: Redaction, text: str) -> int:
     word, or what the hook's own ``unfinished(text)`` says, if that is more."""
     word = 0
     for size in (256, _LONGEST_WORD):
-        word = len(_BREAK.split(text[-size:])[-1])
+        word = len(WORD_END.split(text[-size:])[-1])
         if word < size:
             break
+    authority = _AUTHORITY.search(text[-_LONGEST_AUTHORITY:])
+    if authority is not None:  # its password may be in a script without spaces
+        word = max(word, len(authority[0]))
     unfinished = getattr(redaction.redact, "unfinished", None)
     return max(word, unfinished(text)) if unfinished is not None else word
 

@@ -14,6 +14,7 @@ from .errors import RedactionError
 from .secret_forms import (
     SHORTEST_SECRET,
     WELL_KNOWN,
+    WORD_END,
     Known,
     find,
     forms_of,
@@ -154,18 +155,21 @@ class SecretRedactor:
         # A secret that is part of a mark would be found in what this function returns.
         named = [each for each in named if not any(each[0] in mark for mark in marks)]
         self._known: list[Known] = [*longest_first(named), *WELL_KNOWN]
-        self._with_spaces = [text for text, _, _ in named if re.search(r"\s", text)]
+        self._of_words = [text for text, _, _ in named if WORD_END.search(text)]
 
     def __call__(self, text: str) -> str:
         spans, _ = find(text, self._known)
-        for start, end, mark in reversed(spans):
-            text = text[:start] + mark + text[end:]
-        return text
+        parts, place = [], 0
+        for start, end, mark in spans:
+            parts += [text[place:start], mark]
+            place = end
+        return "".join([*parts, text[place:]])
 
     def unfinished(self, text: str) -> int:
-        """How many of the last characters may be the beginning of a secret with spaces in it."""
+        """How many of the last characters may be the beginning of a secret that is several words,
+        or in a script that has no spaces between them."""
         longest = 0
-        for secret in self._with_spaces:
+        for secret in self._of_words:
             sizes = range(min(len(secret) - 1, len(text)), longest, -1)
             longest = next((size for size in sizes if text.endswith(secret[:size])), longest)
         return longest

@@ -16,6 +16,8 @@ _SECRET: Final = re.compile(
 )
 _SETTING: Final = re.compile(".*(TOKENS|_MS|_TTL)", re.IGNORECASE)
 """No secret, if it is a number: MAX_OUTPUT_TOKENS, API_KEY_HELPER_TTL_MS."""
+WORD_END: Final = re.compile(r"[\s\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef]")
+"""Scripts without spaces have none of our words; what stands before them is finished."""
 SHORTEST_SECRET: Final = 6
 _SHORTEST_IN_BASE64: Final = 8
 _FOR_URLS: Final = str.maketrans("+/", "-_")
@@ -64,7 +66,7 @@ WELL_KNOWN: Final = [
         ("glpat-", r"glpat-[\w-]{16,}", "TOKEN"),
         ("xox", r"(?<![A-Za-z0-9])xox[a-z]-[\w-]{8,}", "TOKEN"),
         ("A", r"(?<![A-Za-z0-9])A(?:KIA|SIA)[A-Z0-9]{16}(?![A-Za-z0-9])", "TOKEN"),
-        ("AIza", r"(?<![\w-])AIza[\w-]{35}", "TOKEN"),
+        ("AIza", r"(?<![\w-])(?:AIza[\w-]{35})+", "TOKEN"),
         ("eyJ", r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+", "TOKEN"),
         ("earer ", r"(?<=[Bb]earer )(?=\S*\d)[\w.~+/-]{16,}=*", "TOKEN"),
         (
@@ -85,28 +87,75 @@ WELL_KNOWN: Final = [
 """Keys that are known by their form, whatever environment or file they were in."""
 
 
+_MOST_PASSES: Final = 10
+"""Each finds what is told by standing beside what the one before has found: two are enough but for
+secrets that were written one after the other."""
+
+
 def find(text: str, known: Iterable[Known]) -> tuple[list[Span], list[str]]:
     """The spans of ``text`` that have to go, in order and none touching another, and the marks'
     names of those that were not part of one that was found before."""
+    known = tuple(known)
     spans: list[Span] = []
-    names = []
-    for each in known:
-        if each.needle not in text:
+    names: list[str] = []
+    rest = text
+    for _ in range(_MOST_PASSES):
+        before = spans
+        spans = _found(rest, known, spans, names)
+        if spans == before:
+            break
+        # A mark stands there now, and beside a mark one begins that did not inside of a word.
+        rest = _masked(text, spans)
+    return spans, names
+
+
+def _found(text: str, known: Iterable[Known], spans: list[Span], names: list[str]) -> list[Span]:
+    rank = dict.fromkeys(spans, 0)  # the earlier one was found, the lower
+    for number, each in enumerate(known, 1):
+        if each.needle in text:
+            group = each.pattern.groups
+            matches = [match.span(group) for match in each.pattern.finditer(text)]
+            new, spans = _joined(spans, matches, f"<{each.mark}>", rank)
+            names += [each.mark] * new
+            for span in spans:
+                rank.setdefault(span, number)
+    return spans
+
+
+def _joined(
+    spans: list[Span], matches: list[tuple[int, int]], mark: str, rank: Mapping[Span, int]
+) -> tuple[int, list[Span]]:
+    """``spans`` and ``matches``, both in order, in one go: a text may be full of secrets. Also how
+    many of the matches touch no span."""
+    new = 0
+    joined: list[Span] = []
+    place = 0
+    for start, end in matches:
+        while place < len(spans) and spans[place].end <= start:
+            joined.append(spans[place])
+            place += 1
+        touched = [joined.pop()] if joined and joined[-1].end > start else []
+        while place < len(spans) and spans[place].start < end:
+            touched.append(spans[place])
+            place += 1
+        if not touched:
+            new += 1
+            joined.append(Span(start, end, mark))
             continue
-        for match in each.pattern.finditer(text):
-            start, end = match.span(each.pattern.groups)
-            touched = [span for span in spans if span.start < end and start < span.end]
-            if any(span.start <= start and end <= span.end for span in touched):
-                continue
-            # Of what reaches over the end of another nothing may stay.
-            mark = touched[0].mark if touched else f"<{each.mark}>"
-            start = min([start, *(span.start for span in touched)])
-            end = max([end, *(span.end for span in touched)])
-            spans = [span for span in spans if span not in touched]
-            spans.append(Span(start, end, mark))
-            if not touched:
-                names.append(each.mark)
-    return sorted(spans), names
+        # Of what reaches over the end of another nothing may stay.
+        first = min(touched, key=lambda span: rank.get(span, len(rank)))
+        whole = min(start, touched[0].start), max(end, touched[-1].end)
+        joined.append(Span(*whole, first.mark))
+    return new, joined + spans[place:]
+
+
+def _masked(text: str, spans: list[Span]) -> str:
+    """``text`` with the signs that a mark begins and ends with for all that has to go."""
+    parts, place = [], 0
+    for start, end, _ in spans:
+        parts += [text[place:start], "<" * (end - start - 1), ">"]
+        place = end
+    return "".join([*parts, text[place:]])
 
 
 def longest_first(named: list[Named]) -> list[Known]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from .records import Change
 from .status import MessageStatus
@@ -23,8 +24,9 @@ class Event(Change):
 
     @classmethod
     def of(cls, change: Change, tracker: StatusTracker) -> Event:
-        """The event of a change."""
-        return cls(**{name: getattr(change, name) for name in _CHANGE_FIELDS}, tracker=tracker)
+        """The event of a change, with metadata of its own: others get events of it too."""
+        values = {name: getattr(change, name) for name in _CHANGE_FIELDS}
+        return cls(**{**values, "metadata": _copied(change.metadata)}, tracker=tracker)
 
     @property
     def kind(self) -> Kind:
@@ -90,7 +92,12 @@ class StatusTracker:
     @property
     def history(self) -> list[Change]:
         """Every change so far, in order."""
-        return list(self._history)
+        return [
+            change
+            if change.metadata is None
+            else replace(change, metadata=_copied(change.metadata))
+            for change in self._history
+        ]
 
     @property
     def changes(self) -> int:
@@ -136,3 +143,12 @@ class StatusTracker:
     def __repr__(self) -> str:
         steps = " -> ".join(self._statuses) or "unknown"
         return f"<StatusTracker {self.message_id!r}: {steps}>"
+
+
+def _copied(value: Any) -> Any:
+    """Of metadata, which is JSON: whoever changes the copy changes no other's."""
+    if isinstance(value, Mapping):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_copied(each) for each in value]
+    return value

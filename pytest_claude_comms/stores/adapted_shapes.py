@@ -46,6 +46,9 @@ _WORDS: Mapping[str, MessageStatus] = {
     "canceled": MessageStatus.CANCELLED,
 }
 
+_NO_TEXT = (ArithmeticError, RecursionError, TypeError, ValueError)
+"""What comes of a value that is too deep or too long for JSON, or is in itself."""
+
 
 class CannotAdapt(StoreError):
     """The adapted object cannot do that, or answers with what is no thread or message."""
@@ -109,18 +112,22 @@ def found_in(answer: object, what: str, thread_id: str, reading: Reading, now_us
     for key, raw in _each(head["messages"], thread_id, reading):
         digest = _digest(key, raw)
         read = before.get(digest) or _read(raw, key, thread_id, reading, now_us)
+        same = rows.get(read.row.message_id)
+        if same is not None and isinstance(same.own_id, str) is not isinstance(read.own_id, str):
+            raise CannotAdapt(
+                f"thread {thread_id!r} in {reading.name} has a message {same.own_id!r} and another "
+                f"{read.own_id!r}: here an id is a str, and these are one"
+            )
         rows[read.row.message_id] = read
         if digest:
             now[digest] = read
     reading.remembered[thread_id] = now
-    created_us = _time(_first(head, _CREATED), reading)
-    thread = ThreadRow(
-        thread_id=thread_id,
-        title=_text(_first(head, TITLE)),
-        modules=_modules(_first(head, MODULES)),
-        metadata=_metadata(_first(head, METADATA)),
-        created_us=now_us if created_us is None else created_us,
-    )
+    try:
+        thread = _thread_row(head, thread_id, reading, now_us)
+    except _NO_TEXT as error:
+        raise CannotAdapt(
+            f"{what} returned a title, modules or metadata of which no text can be made: {error}"
+        ) from error
     return Found(
         thread,
         [read.row for read in rows.values()],
@@ -148,7 +155,7 @@ def thread_ids_in(answer: object, what: str) -> list[str]:
                 f"{what} lists {_shown(item)}, which has no thread id; name "
                 "the threads to look at: adapt_store(obj, threads=[…])"
             )
-        ids.append(found)
+        ids.append(_identifier(found, f"the id of a thread that {what} lists"))
     return ids
 
 
@@ -186,12 +193,32 @@ def _digest(key: object, raw: Mapping[Any, Any]) -> bytes:
     return hashlib.blake2b(plain, digest_size=16).digest()
 
 
+def _thread_row(
+    head: Mapping[Any, Any], thread_id: str, reading: Reading, now_us: int
+) -> ThreadRow:
+    created_us = _time(_first(head, _CREATED), reading)
+    return ThreadRow(
+        thread_id=thread_id,
+        title=_text(_first(head, TITLE)),
+        modules=_modules(_first(head, MODULES)),
+        metadata=_metadata(_first(head, METADATA)),
+        created_us=now_us if created_us is None else created_us,
+    )
+
+
 def _read(
     raw: Mapping[Any, Any], key: object, thread_id: str, reading: Reading, now_us: int
 ) -> _Read:
     message_id, own_id = _message_id(raw, key, thread_id, reading)
     stamped = _time(_first(raw, _UPDATED), reading) is not None
-    return _Read(_message_row(raw, message_id, thread_id, reading, now_us), own_id, stamped)
+    try:
+        row = _message_row(raw, message_id, thread_id, reading, now_us)
+    except _NO_TEXT as error:
+        raise CannotAdapt(
+            f"message {message_id!r} of thread {thread_id!r} in {reading.name} has a value of "
+            f"which no text can be made: {error}"
+        ) from error
+    return _Read(row, own_id, stamped)
 
 
 def _message_id(
@@ -200,14 +227,20 @@ def _message_id(
     own_id = _first(raw, MESSAGE_ID)
     if own_id is None:
         own_id = key
-    if isinstance(own_id, int) and not isinstance(own_id, bool):
-        return str(own_id), own_id
-    if not isinstance(own_id, str) or not own_id:
+    if isinstance(own_id, bool) or not isinstance(own_id, (int, str)) or own_id == "":
         raise CannotAdapt(
             f"a message of thread {thread_id!r} in {reading.name} has no id ('message_id' or "
             f"'id'); its keys: {', '.join(map(repr, raw)) or 'none'}"
         )
-    return own_id, own_id
+    what = f"the id of a message of thread {thread_id!r} in {reading.name}"
+    return _identifier(own_id, what), own_id
+
+
+def _identifier(own_id: object, what: str) -> str:
+    try:
+        return values.identifier(own_id if isinstance(own_id, str) else str(own_id), what)
+    except ValueError as error:  # nobody could ask for it
+        raise CannotAdapt(str(error)) from None
 
 
 def _message_row(

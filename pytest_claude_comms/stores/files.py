@@ -41,6 +41,18 @@ def path_of(path: str | os.PathLike[str]) -> str:
     return given
 
 
+def refuse_other_than_file(path: str, name: str) -> None:
+    """Raise StoreError naming ``name`` where there is something that can be no store: reading a
+    pipe has no end, and a device would be replaced by a file."""
+    if os.path.isdir(path):
+        raise StoreError(f"{name} is a directory, not a conversation store")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise StoreError(
+            f"{name} is no regular file (but a pipe, a socket or a device), so it can be no "
+            "conversation store: name another file"
+        )
+
+
 def create_private(path: str) -> bool:
     """Create an empty file that only its owner can read or write, whatever the umask.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TypeVar
 
-from ..clock import LAST_US
+from ..clock import FIRST_US, LAST_US
 from ..status import TRANSITIONS, MessageStatus
 from . import values
 from .reports import Finding, FindingKind, StoreSnapshot
@@ -75,7 +75,8 @@ _NUMBERS: dict[type, tuple[str, ...]] = {
 def _number(value: object, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} is {value!r}, no whole number")
-    if value < 0 or (value > LAST_US and name not in ("revision", "content_length")):
+    is_count = name in ("revision", "content_length")
+    if value < 0 if is_count else not FIRST_US <= value <= LAST_US:
         raise ValueError(f"{name} is {value}, which is out of range")
 
 

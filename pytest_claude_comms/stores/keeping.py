@@ -6,6 +6,7 @@ from abc import abstractmethod
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from ..clock import LAST_US
 from ..errors import StoreError
 from . import values
 from .core import BaseStore, Snapshot
@@ -84,7 +85,8 @@ class KeepingStore(BaseStore):
         if isinstance(keep, int):
             floor = snapshot.revision() - keep
         else:
-            first = snapshot.first_after(self.clock.now_us() - keep // timedelta(microseconds=1))
+            span_us = min(keep // timedelta(microseconds=1), LAST_US)  # all time that there is
+            first = snapshot.first_after(self.clock.now_us() - span_us)
             floor = snapshot.revision() if first is None else first - 1
         return max(floor, snapshot.trimmed())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from ..clock import SECOND, to_datetime
+from ..clock import LAST_US, SECOND, to_datetime
 from ..errors import InvalidTransition
 from ..records import Change, ConversationThread, Message
 from ..status import TRANSITIONS, MessageStatus
@@ -60,7 +60,7 @@ class MessageRow:
         """The instant from which the message is overdue, as long as it is not terminal."""
         if self.stall_us is None:
             return self.expires_us
-        stalled_us = self.updated_us + self.stall_us
+        stalled_us = min(self.updated_us + self.stall_us, LAST_US)
         return stalled_us if self.expires_us is None else min(stalled_us, self.expires_us)
 
     @property

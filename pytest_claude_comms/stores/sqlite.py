@@ -91,8 +91,7 @@ class SQLiteConversationStore(KeepingStore):
     # -- opening
 
     def _open(self) -> None:
-        if os.path.isdir(self._file):
-            raise StoreError(f"{self._path} is a directory, not a conversation store")
+        files.refuse_other_than_file(self._file, self._path)
         is_new = files.create_private(self._file)
         if not is_new:
             self._refuse_lone_log()

@@ -13,6 +13,7 @@ from ..errors import HistoryGone, StoreBusy, StoreCorrupt, StoreError
 from ..records import Changes, ConversationThread, Message
 from . import sqlite_rows
 from .base import MessageLike, StatusLike, ThreadLike
+from .files import refuse_other_than_file
 from .sqlite import SQLiteConversationStore
 from .sqlite_link import Link
 from .sqlite_quiet import Files, files_of, opened
@@ -42,8 +43,7 @@ class SQLiteReader(SQLiteConversationStore):
         super().__init__(path, clock=clock, durability="process")
 
     def _open(self) -> None:
-        if os.path.isdir(self._file):
-            raise StoreError(f"{self._path} is a directory, not a conversation store")
+        refuse_other_than_file(self._file, self._path)
         try:
             self._identity = self._look()[0]
         except HistoryGone as error:

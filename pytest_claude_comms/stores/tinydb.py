@@ -32,7 +32,14 @@ from ..errors import HistoryGone, StoreCorrupt, StoreError
 from ..redaction import Redact
 from .base import Durability
 from .core import BUSY_TIMEOUT
-from .files import FileLock, create_private, fsync_directory, path_of, store_error
+from .files import (
+    FileLock,
+    create_private,
+    fsync_directory,
+    path_of,
+    refuse_other_than_file,
+    store_error,
+)
 from .hub import hub_of
 from .journal import (
     BEGINNING,
@@ -175,8 +182,7 @@ class TinyDBConversationStore(KeepingStore):
     # -- opening
 
     def _open(self) -> None:
-        if os.path.isdir(self._path):
-            raise StoreError(f"{self._path} is a directory, not a conversation store")
+        refuse_other_than_file(self._path, self._path)
         create_private(self._lock.path)
         with self._lock.held(self.clock, _us(BUSY_TIMEOUT), self._path), self._guard:
             try:

@@ -9,6 +9,7 @@ from typing import NoReturn, TypeAlias
 
 from ..clock import Clock
 from ..errors import HistoryGone, StoreError
+from .files import refuse_other_than_file
 from .journal import Contents, Place, Stamp, stamp_of
 from .tinydb import TinyDBConversationStore, _marks, _settled, _View
 from .tinydb_image import Checkpoint
@@ -31,8 +32,7 @@ class TinyDBReader(TinyDBConversationStore):
         super().__init__(path, clock=clock, durability="process")
 
     def _open(self) -> None:
-        if os.path.isdir(self._path):
-            raise StoreError(f"{self._path} is a directory, not a conversation store")
+        refuse_other_than_file(self._path, self._path)
         try:
             with self._guard:
                 self._refresh()

@@ -56,6 +56,7 @@ class _Runs:
             with exploration.running():
                 while not exploration.is_over:
                     self._forget_output()
+                    self._forget_instance()
                     with exploration.schedule():
                         reports = runtestprotocol(self._item, log=False, nextitem=self._again)
                     for report in reports:
@@ -79,6 +80,12 @@ class _Runs:
         del self._item.user_properties[self._properties :]
         sections: list[Any] = getattr(self._item, "_report_sections", [])
         sections.clear()  # else the output of all schedules
+
+    def _forget_instance(self) -> None:
+        # A test in a class has an instance of its own; pytest makes one where there is none yet.
+        if isinstance(self._item.parent, pytest.Class):
+            for name in ("_instance", "_obj"):
+                self._item.__dict__.pop(name, None)
 
     def _tear_down(self, nextitem: pytest.Item | None) -> pytest.TestReport | None:
         # Only the wider scopes are left, so no hooks for a test's end.

@@ -225,9 +225,10 @@ class Faults:
         message_id = values.message_id_of(message)
         after = values.count(after, "after", least=0)
         every_us = seconds_to_us(every, "every")
+        values.text(text, "text")
         try:
             text.format(n=1)
-        except (LookupError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"text= may have {{n}} in it and no other braces: {error!r}") from None
         fault = Fault(
             "writer_dies",

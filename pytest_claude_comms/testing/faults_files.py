@@ -81,13 +81,14 @@ class Tear:
     def do(self, fault: Fault) -> None:
         """Tear it; it is mended when ``fault`` is undone."""
         how = "garbled" if self._garbled else "cut"
+        whole = os.stat(self.path)
         tail = _elsewhere(_TEAR, self.path, str(self.keep), how)
         torn = os.stat(self.path)
-        fault.when_undone(lambda: self._mend(fault, tail, torn))
+        fault.when_undone(lambda: self._mend(fault, tail, torn, whole))
         fault.meet()
         tell_watchers(self._store)
 
-    def _mend(self, fault: Fault, tail: bytes, torn: os.stat_result) -> None:
+    def _mend(self, fault: Fault, tail: bytes, torn: os.stat_result, whole: os.stat_result) -> None:
         try:
             found = os.stat(self.path)
         except OSError:
@@ -98,6 +99,8 @@ class Tear:
         is_log = self.part == "wal" and not self._store._closed
         if os.path.samestat(found, torn) and (is_as_torn or is_log):
             _elsewhere(_MEND, self.path, str(self.keep), data=tail)
+            if is_as_torn:  # so that one that tore it before sees that nobody wrote to it since
+                os.utime(self.path, ns=(whole.st_atime_ns, whole.st_mtime_ns))
         else:
             fault.notes.append("the file was written to since, nothing was put back")
 

@@ -158,3 +158,18 @@ class GivesItselfAnId(InTinyDB):
 class GoesOnAfterAFork(InTinyDB):
     def _check_usable(self) -> None:
         pass
+
+
+@breaks("concurrency.14")
+class LooksThenExpires(Memory):
+    def expire(self) -> list[Message]:
+        self._check_usable()
+        now_us = self.clock.now_us()
+        with self._reading() as snapshot:
+            rows = snapshot.overdue(now_us)
+        time.sleep(PAUSE)
+        with self._writing() as tx:
+            done = [self._settle(tx, row, now_us) for row in rows]
+        if done:
+            self._hub.notify()
+        return [row.record() for row in done]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_claude_comms import Change, Changes, HistoryGone, InvalidTransition, Message
+from pytest_claude_comms.stores.hub import Hub
 from pytest_claude_comms.stores.memory import State
 from pytest_claude_comms.stores.rules import ChangeRow, MessageRow
-from tests.conformance.mutants import Memory, Saved, breaks
+from tests.conformance.mutants import InSQLite, Memory, Saved, breaks
 
 
 class Retold(Memory):
@@ -220,3 +222,53 @@ class TrimsWhatIsOpen(Memory):
         for name, changes in self._state._changes_of.items():
             self._state._changes_of[name] = changes[-1:]
         return report
+
+
+@breaks("feed.24")
+class KeepsTheLastThousand(Memory):
+    def changes(self, *args: Any, **more: Any) -> Changes:
+        found = super().changes(*args, **more)
+        return replace(found, items=found.items[-1_000:])
+
+
+@breaks("feed.24")
+class TellsAThousandAtMost(Memory):
+    """And says by its cursor that this was all."""
+
+    def changes(self, *args: Any, **more: Any) -> Changes:
+        found = super().changes(*args, **more)
+        return replace(found, items=found.items[:1_000])
+
+
+@breaks("feed.25")
+class ExpiresInSilence(Memory):
+    def expire(self) -> list[Message]:
+        told, self._hub = self._hub, Hub()
+        try:
+            return super().expire()
+        finally:
+            self._hub = told
+
+
+@breaks("feed.26")
+class WakesItsOwnOnly(InSQLite):
+    def __init__(self, folder: Path, **more: Any) -> None:
+        super().__init__(folder, **more)
+        self._hub = Hub()
+
+
+@breaks("feed.21")
+class TrimsThreadsToo(Memory):
+    def compact(self, **more: Any) -> Any:
+        report = super().compact(**more)
+        used = {row.thread_id for row in self._state.messages(None, None)}
+        for name in set(self._state._threads) - used:
+            del self._state._threads[name]
+        return report
+
+
+@breaks("feed.27")
+class ForgetsThatItTrimmed(Saved):
+    def data(self) -> bytes:
+        store_id, (*kept, _) = pickle.loads(super().data())
+        return pickle.dumps((store_id, (*kept, 0)))

@@ -8,7 +8,7 @@ from typing import Any
 from pytest_claude_comms import InvalidTransition, Message, MessageStatus
 from pytest_claude_comms.stores import values
 from pytest_claude_comms.stores.base import UNSET
-from tests.conformance.mutants import Memory, Saved, breaks
+from tests.conformance.mutants import InSQLite, Memory, Saved, breaks
 
 # -- transitions
 
@@ -249,3 +249,48 @@ class ForgetsDeadlines(Saved):
         store_id, (threads, messages, *rest) = super().load(data)
         messages = [replace(row, expires_us=None, stall_us=None) for row in messages]
         return store_id, (threads, messages, *rest)
+
+
+@breaks("deadlines.16")
+class ReturnsTheLastToExpireFirst(Memory):
+    def expire(self) -> list[Message]:
+        return super().expire()[::-1]
+
+
+@breaks("deadlines.16")
+class ExpiresInTheOrderOfCreation(Memory):
+    def expire(self) -> list[Message]:
+        now_us = self.clock.now_us()
+        with self._writing() as tx:
+            places = list(self._state._messages)
+            rows = sorted(tx.overdue(now_us), key=lambda row: places.index(row.message_id))
+            done = [self._settle(tx, row, now_us) for row in rows]
+        if done:
+            self._hub.notify()
+        return [row.record() for row in done]
+
+
+@breaks("deadlines.17")
+class RemembersTheNextDeadline(InSQLite):
+    """Until it writes itself."""
+
+    _next: tuple[int | None] | None = None
+
+    def next_deadline_us(self) -> int | None:
+        self._next = self._next or (super().next_deadline_us(),)
+        return self._next[0]
+
+    def add_message(self, *args: Any, **more: Any) -> Message:
+        self._next = None
+        return super().add_message(*args, **more)
+
+    def update_message(self, *args: Any, **more: Any) -> Message:
+        self._next = None
+        return super().update_message(*args, **more)
+
+    def expire(self) -> list[Message]:
+        due = self.next_deadline_us()
+        if due is None or due > self.clock.now_us():
+            return []
+        self._next = None
+        return super().expire()

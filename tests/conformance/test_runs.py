@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_claude_comms.testing.conformance import VERSION
 from tests.plugin.conftest import Run
 from tests.plugin.conftest import run as run  # noqa: PLC0414 - a fixture
 
@@ -151,7 +152,7 @@ def test_without_a_class_and_under_xdist(run: Run, pytester: pytest.Pytester) ->
     result.assert_outcomes(passed=19, failed=1, skipped=2)
     result.stdout.fnmatch_lines(
         [
-            "*claude-comms: conformance, contracts 1.0*",
+            f"*claude-comms: conformance, contracts {VERSION}*",
             "store          contracts  kept  broken  not asked",
             "memory         11         10    0       1",
             "third:open_in  11         9     1       1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from pytest_claude_comms.testing.conformance import VERSION
 from pytest_claude_comms.testing.conformance.summary import ConformanceReport
 
 
@@ -65,4 +66,4 @@ def test_a_run_without_the_kit_says_nothing() -> None:
     assert said == []
     summary.pytest_runtest_logreport(report("feed.1"))
     summary.pytest_terminal_summary(SimpleNamespace(section=said.append, write_line=said.append))
-    assert said[0] == "claude-comms: conformance, contracts 1.0"
+    assert said[0] == f"claude-comms: conformance, contracts {VERSION}"

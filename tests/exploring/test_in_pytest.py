@@ -240,3 +240,26 @@ def test_a_wrong_option_is_a_usage_error(run: Run) -> None:
     result = run("", "--claude-comms-explore-seed=17")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--claude-comms-explore-seed: a seed is NUMBER:POINTS*"])
+
+
+def test_each_schedule_has_an_instance_of_the_class_of_its_own(run: Run) -> None:
+    source = """
+    import pytest
+
+    @pytest.mark.claude_comms(explore=5, stores=["memory"], freeze=False)
+    class TestWithAState:
+        @pytest.fixture(autouse=True)
+        def prepare(self):
+            self.told = getattr(self, "told", 0) + 1
+
+        def test_it(self, store, clock):
+            assert self.told == 1
+            assert not hasattr(self, "more")
+            self.more = True
+
+        @pytest.mark.parametrize("name", ["a", "b"])
+        def test_with_parameters(self, store, clock, name):
+            assert vars(self) == {"told": 1}
+            self.name = name
+    """
+    run(source).assert_outcomes(passed=3)

@@ -288,3 +288,10 @@ def test_files_are_byte_for_byte_what_they_were(
         with begin():
             pass
         assert listing(store) == before
+    for part in ("journal", "checkpoint"):  # torn again where it is torn
+        with faults.tear(store, part=part) as outer:
+            with faults.tear(store, part=part) as inner:
+                pass
+            assert (inner.notes, faults.tear(store, part=part, garbled=True).notes) == ([], [])
+            faults.undo()
+        assert (outer.notes, listing(store)) == ([], before)

@@ -123,6 +123,19 @@ def test_what_it_hands_out_is_not_what_it_keeps() -> None:
     assert len(tracker.statuses) == 3
 
 
+def test_metadata_that_it_hands_out_is_not_what_it_keeps() -> None:
+    kept: dict[str, object] = {"k": [1, {"l": 1}]}
+    tracker = StatusTracker("m")
+    first = tracker.apply(change(1, PENDING, None, metadata=kept))
+    assert first is not None
+    for told in (first, tracker.events()[0], tracker.history[0]):
+        assert told.metadata == {"k": [1, {"l": 1}]}
+        told.metadata["k"][1]["l"] = 2
+        told.metadata["k"].append(3)
+        told.metadata["x"] = 1  # type: ignore[index]
+    assert tracker.history[0].metadata == tracker.events()[0].metadata == {"k": [1, {"l": 1}]}
+
+
 def test_every_shape_of_a_message_will_do() -> None:
     store = MemoryConversationStore()
     message = store.add_message(store.create_thread(), "m", message_id="m")

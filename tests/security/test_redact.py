@@ -21,6 +21,7 @@ from pytest_claude_comms import (
     copy_store,
     open_store,
     redact_secrets,
+    secret_forms,
 )
 
 from .conftest import OpenStore
@@ -320,6 +321,42 @@ def test_a_secret_that_is_part_of_a_mark_is_left() -> None:
     # <API_KEY> would become <<SECRET>>, and that another thing each time.
     redact = SecretRedactor(["API_KEY", "SECRET", "PASSWORD"])
     assert redact(SECRET) == redact(redact(SECRET)) == "<API_KEY>"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        # Where one begins in the middle of a word it is none; but not once a mark stands there.
+        ("swordfishxoxb-1234567890", "<SECRET><TOKEN>"),
+        ("swordfishghp_abcdefghijklmnop1234, swordfish", "<SECRET><TOKEN>, <SECRET>"),
+        ("AKIAABCDEFGHIJKLMNOPglpat-abcdefghijklmnop", "<TOKEN><TOKEN>"),
+        (f"AIza{'a' * 35}" * 30, "<TOKEN>"),
+        (f"sk-ant-abcdefswordfishxoxb-1234567890 {SECRET}", "<SECRET> <API_KEY>"),
+    ],
+)
+def test_one_secret_right_after_another(opened: OpenStore, text: str, left: str) -> None:
+    store = opened(redact=SecretRedactor(["swordfish"]))
+    store.create_thread(thread_id="t")
+    assert store.add_message("t", "m", text).content == left
+
+
+def test_a_text_full_of_secrets_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    class Counted(secret_forms.Span):
+        @property
+        def start(self) -> int:
+            nonlocal looks
+            looks += 1
+            return self[0]
+
+    monkeypatch.setattr(secret_forms, "Span", Counted)
+    counts = []
+    for size in (200, 400):
+        looks = 0
+        assert redact_secrets("ghp_abcdefghijklmnop1234 " * size) == "<TOKEN> " * size
+        counts.append(looks)
+    assert counts[1] <= 2 * counts[0] + 10
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,14 @@ from .kit import pieces_of, told
 SECRET = "sk-ant-api03-Zx8Kq2Wv7Lm4Rt9Yp1Bn6Cd3"
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIB\nAAKCAQEA\n-----END RSA PRIVATE KEY-----"
 PHRASE = "correct horse battery"
-REDACT = SecretRedactor([PHRASE])
+SIGNS = "パスワード1234密码"
+REDACT = SecretRedactor([PHRASE, SIGNS])
 
 words = st.sampled_from(
-    [SECRET, KEY, PHRASE, ".", " ", "\n", "a", "日本", "https://u:swordfish@h/", "correct", "sk-"]
+    [
+        *(SECRET, KEY, PHRASE, SIGNS, ".", " ", "\n", "a", "日本", "correct", "sk-"),
+        *("https://u:swordfish@h/", "https://u:sword魚@h/"),
+    ]
 )
 texts = st.lists(words, max_size=8).map("".join)
 
@@ -67,6 +71,7 @@ def test_a_stream_comes_to_the_redacted_whole_and_shows_no_part_of_a_secret(
     assert seen[-1] == REDACT("".join(pieces))
     # "correct" and "sk-ant-" alone are words too; half a secret is none.
     parts = pieces_of(SECRET[7:], 6) | pieces_of("MIIEpAIB\nAAKCAQEA", 6) | {"horse", "swordf"}
+    parts |= pieces_of(SIGNS, 4) | {"sword魚"}
     for stored in seen:
         assert not any(part in stored for part in parts)
 
@@ -202,6 +207,9 @@ def test_a_message_that_has_ended_is_not_remembered(opened: OpenStore) -> None:
         ("日本sk-ant", 6),
         ("한국", 0),
         ("\uff21abc", 3),
+        ("https://joe:密码", len("://joe:密码")),
+        ("https://joe:密码/日", 0),
+        ("日パスワード", len("パスワード")),
         ("the correct horse", len("correct horse")),
         ("correct horse ", len("correct horse ")),
         ("x" * 50_000, 16_384),

@@ -507,6 +507,64 @@ def test_an_id_in_two_threads() -> None:
         store.messages("u")
 
 
+def test_a_number_and_its_text_are_no_two_ids() -> None:
+    store, plain = adapted({"id": 1, "content": "a"}, {"id": "1", "content": "b"})
+    for _ in range(2):
+        with pytest.raises(CannotAdapt, match="a message 1 and another '1': here an id is a str"):
+            store.messages()
+    plain.message()["id"] = "1"
+    assert [message.content for message in store.messages()] == ["b"]  # the last of what is twice
+
+
+def deep(value: object) -> object:
+    for _ in range(20_000):
+        value = [value]
+    return value
+
+
+def in_itself() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    value["self"] = value
+    return value
+
+
+@pytest.mark.parametrize("field", ["content", "metadata", "error", "module"])
+@pytest.mark.parametrize("value", [deep(1), in_itself(), [10**5_000]], ids=["deep", "self", "long"])
+def test_a_value_of_which_no_text_can_be_made(field: str, value: object) -> None:
+    if value == [10**5_000] and not _has_a_limit():
+        pytest.skip("this Python prints an int of any length")
+    store, plain = adapted({"id": "m", "status": "pending", field: value})
+    with pytest.raises(CannotAdapt, match="message 'm' of thread 't' in Plain has a value of wh"):
+        MessagePoller(store).wait("m", timeout=5)
+    plain.message()[field] = None
+    plain.data["t"]["title"] = value
+    with pytest.raises(CannotAdapt, match=r"get_thread\('t'\) returned a title, modules or metad"):
+        store.messages()
+    plain.data["t"]["title"] = None
+    assert [message.message_id for message in store.messages()] == ["m"]
+
+
+def _has_a_limit() -> bool:
+    try:
+        str(10**5_000)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 1_001, "a\ud800", 10**1_001], ids=["long", "surrogate", "number"]
+)
+def test_an_id_that_nobody_could_ask_for(name: Any) -> None:
+    store, _ = adapted({"id": name})
+    with pytest.raises(CannotAdapt, match="the id of a message of thread 't' in Plain (may|has)"):
+        store.messages()
+    plain = Plain({"id": "m"})
+    plain.list_threads = lambda: [name]  # type: ignore[attr-defined]
+    with pytest.raises(CannotAdapt, match=r"list_threads\(\) lists"):
+        adapt_store(plain).messages()
+
+
 # -- trouble
 
 

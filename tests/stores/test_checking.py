@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,10 @@ from pytest_claude_comms import (
     StoreBusy,
     StoreCorrupt,
     StoreError,
+    copy_store,
     open_store,
 )
+from pytest_claude_comms.clock import FIRST_US
 from pytest_claude_comms.stores import checking, sqlite_check, tinydb_check
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock
@@ -30,6 +33,7 @@ from pytest_claude_comms.stores.invariants import findings_of, well_formed
 from pytest_claude_comms.stores.journal import _encode
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.stores.reports import CheckReport, StoreSnapshot
+from pytest_claude_comms.testing import FakeClock
 from tests.stores.keeping_kit import every_store, everything, file_stores, fill, posix, run
 from tests.stores.test_copying import _WRITE
 
@@ -63,6 +67,19 @@ def state_of(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 
 
 # -- no wolf
+
+
+@pytest.mark.parametrize("scheme", ["memory", "sqlite", "tinydb"])
+@pytest.mark.parametrize("year", [1, 1969, 9999])
+def test_a_clock_that_stands_in_any_year(tmp_path: Path, scheme: str, year: int) -> None:
+    clock = FakeClock(datetime(year, 12, 31, 23, tzinfo=timezone.utc) - timedelta(days=364))
+    url = "memory:" if scheme == "memory" else f"{scheme}:///{tmp_path}/store"
+    with open_store(url, clock=clock) as store, open_store("memory:") as copy:
+        seed(store)
+        assert check_store(store).findings == ()
+        copy_store(store, copy)
+        assert everything(copy) == everything(store)
+    clock.close()
 
 
 @every_store
@@ -476,7 +493,7 @@ def test_a_file_that_is_none(
         (["UPDATE changes SET at_us = 'noon' WHERE revision = 2"], "document", "whole number"),
         (["UPDATE changes SET at_us = 1.5 WHERE revision = 2"], "document", "whole number"),
         ([f"UPDATE changes SET at_us = {10**18} WHERE revision = 2"], "document", "out of range"),
-        (["UPDATE messages SET created_us = -1"], "document", "out of range"),
+        ([f"UPDATE messages SET created_us = {FIRST_US - 1}"], "document", "out of range"),
         (["UPDATE messages SET created_us = created_us + 1"], "message", "time of creation"),
         ([f"UPDATE messages SET expires_us = {9 * 10**18}"], "document", "out of range"),
         (["UPDATE threads SET modules = '[1, null]'"], "document", "modules[0]"),

@@ -141,6 +141,7 @@ def test_younger_changes_are_kept(store: ConversationStore, clock: FakeClock) ->
     assert [change.message_id for change in store.changes(28)] == ["8", "9"]
     assert store.compact(keep=timedelta(0)).trimmed == 20
     assert store.compact(keep=timedelta(days=10_000)).trimmed == 20
+    assert store.compact(keep=timedelta.max).trimmed == 20
 
 
 @every_store

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import socket
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +23,8 @@ from pytest_claude_comms.clock import SystemClock
 from pytest_claude_comms.errors import StoreBusy, StoreError
 from pytest_claude_comms.stores import files, hub, open_store, sqlite_link
 from pytest_claude_comms.stores.files import FileLock, create_private, fsync_directory
+from pytest_claude_comms.stores.sqlite_reading import SQLiteReader
+from pytest_claude_comms.stores.tinydb_reading import TinyDBReader
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 CLOCK = SystemClock()
@@ -435,3 +440,30 @@ def test_without_a_fork_there_is_nothing_to_do_after_one(
 ) -> None:
     again = loaded(module, monkeypatch, sys.platform)
     assert vars(again).keys() >= vars(module).keys() - {"__cached__"}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link"])
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_what_is_no_regular_file_is_no_store(scheme: str, kind: str) -> None:
+    """To read a pipe would never end, and a device would be replaced by a file."""
+    with TemporaryDirectory(prefix="s") as folder:  # a socket's path has to be short
+        path = Path(folder, "store")
+        if kind == "socket":
+            with closing(socket.socket(socket.AF_UNIX)) as made:
+                made.bind(str(path))
+        else:
+            os.mkfifo(path)
+        if kind == "link":
+            path.rename(target := path.with_name("target"))
+            path.symlink_to(target)
+        before = sorted(os.listdir(folder))
+        reader = SQLiteReader if scheme == "sqlite" else TinyDBReader
+        ways: list[Callable[[], object]] = [
+            lambda: open_store(f"{scheme}:///{path}"),
+            lambda: reader(path),
+        ]
+        for way in ways:
+            with pytest.raises(StoreError, match=r"/(store|target) is no regular file .* name an"):
+                way()
+        assert sorted(os.listdir(folder)) == before
+        assert not path.is_file()

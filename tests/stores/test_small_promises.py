@@ -47,6 +47,22 @@ def test_at_the_instant_of_its_deadline_a_write_counts(
     assert store.update_message("m", append="in time").status == "pending"
 
 
+@pytest.mark.parametrize("scheme", ["memory", "sqlite", "tinydb"])
+def test_a_deadline_is_put_off_no_further_than_time_goes(tmp_path: Path, scheme: str) -> None:
+    clock = FakeClock(datetime(9999, 12, 31, 23, 59, tzinfo=timezone.utc))
+    url = "memory:" if scheme == "memory" else f"{scheme}:///{tmp_path}/store"
+    with open_store(url, clock=clock) as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "a", status="pending", stall_timeout=40, message_id="m")
+        clock.advance(30)
+        after = store.update_message("m", append="x")
+        assert after.deadline_at == datetime.max.replace(tzinfo=timezone.utc)
+        assert store.get_message("m") == after
+        clock.advance(29)
+        assert store.expire() == []
+    clock.close()
+
+
 @every_store
 def test_after_its_deadline_a_write_makes_it_timeout(
     store: ConversationStore, clock: FakeClock

@@ -7,4 +7,4 @@ goes up when contracts are added.
 
 from __future__ import annotations
 
-VERSION = "1.0"
+VERSION = "1.1"

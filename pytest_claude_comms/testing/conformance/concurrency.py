@@ -7,9 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ...clock import SECOND, SystemClock, to_us
 from ...errors import AlreadyExists, InvalidTransition
 from ...records import Message
 from ...stores.base import ConversationStore
+from ..fake_clock import START
 from .bench import Bench
 from .checks import equal, refused, true
 from .contract import Contracts
@@ -17,6 +19,7 @@ from .contract import Contracts
 GROUP = Contracts("concurrency")
 contract = GROUP.contract
 
+_START_US = to_us(START)
 _ENDS = ("complete", "failed", "cancelled", "timeout")
 
 
@@ -280,3 +283,33 @@ def a_fork_is_refused(bench: Bench) -> None:
     kind, _, text = bench.child("fork").line().partition(" ")
     equal(kind, "RuntimeError", f"what the child of a fork gets ({text})")
     true("open" in text, "its text", expected="the cure: open it again", found=text)
+
+
+class _StandingClock(SystemClock):
+    """Real time for who waits, and one instant for who asks what time it is."""
+
+    at_us = _START_US
+
+    def now_us(self) -> int:
+        return self.at_us
+
+
+@contract(14, "multi_thread", "deadlines")
+def a_deadline_and_a_writer_race(bench: Bench) -> None:
+    """Of expire() and a writer that race to end a message at its deadline one wins."""
+    clock = _StandingClock()
+    store = bench.open_in(bench.place(), clock)
+    for number in range(10):
+        clock.at_us = _START_US + 20 * number * SECOND
+        message = store.add_message(bench.thread(store), "a", status="pending", timeout=10)
+        clock.at_us += 10 * SECOND
+        write = partial(store.update_message, message, status="complete")
+        written, expired = bench.together(write, store.expire)
+        stands = store.get_message(message)
+        won = [each for each in (written,) if isinstance(each, Message)]
+        _raise_first([expired])
+        won += expired if isinstance(expired, list) else []
+        equal(won, [stands], "who ended it, by what update_message and expire() returned")
+        if written not in won:
+            equal(type(written), InvalidTransition, "the answer to the writer who lost")
+            equal(getattr(written, "status", None), "timeout", "the status that it names")

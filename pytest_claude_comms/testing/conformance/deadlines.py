@@ -243,3 +243,36 @@ def a_deadline_is_kept(bench: Bench) -> None:
     equal(bench.reopen().next_deadline_us(), to_us(after.deadline_at), "next_deadline_us()")
     bench.clock.advance(10)
     equal([each.status for each in bench.store.expire()], ["timeout"], "what expires")
+
+
+@contract(16, "deadlines")
+def they_expire_in_order(bench: Bench) -> None:
+    """What is overdue is settled, and returned by expire(), in the order of the deadlines."""
+    last, first = bench.add("last", timeout=30), bench.add("first", timeout=10)
+    middle = bench.add("middle", stall_timeout=20)
+    bench.clock.advance(60)
+    done = bench.store.expire()
+    expected = [each.message_id for each in (first, middle, last)]
+    equal([each.message_id for each in done], expected, "what expire() returns")
+    found = [bench.store.get_message(each).revision for each in expected]
+    equal([each.revision for each in done], found, "their revisions")
+    equal(found, sorted(set(found)), "the order of their revisions")
+
+
+@contract(17, "deadlines", "multi_process")
+def another_objects_deadlines_count(bench: Bench) -> None:
+    """A deadline that another store object has set or put off is known, and settled, here."""
+    one, two = bench.store, bench.open()
+    equal(two.next_deadline_us(), None, "next_deadline_us() of an empty store")
+    message = bench.add(stall_timeout=10)
+    equal(two.next_deadline_us(), to_us(bench.clock.now()) + 10_000_000, "of what another added")
+    bench.clock.advance(9)
+    one.update_message(message, append="x")
+    equal(two.next_deadline_us(), to_us(bench.clock.now()) + 10_000_000, "what another put off")
+    bench.clock.advance(5)
+    equal(two.expire(), [], "what expires before that")
+    bench.clock.advance(5)
+    done = [(each.message_id, each.status) for each in two.expire()]
+    equal(done, [(message.message_id, "timeout")], "what expires then")
+    equal((one.get_message(message).status, one.expire()), ("timeout", []), "to the other object")
+    equal(one.next_deadline_us(), None, "next_deadline_us() once all has ended")

@@ -6,7 +6,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from ...errors import HistoryGone
+from ...errors import HistoryGone, InvalidTransition
 from ...polling import MessagePoller
 from .bench import Bench
 from .checks import equal, refused, true
@@ -94,14 +94,16 @@ def trimmed_history_is_said_to_be_gone(bench: Bench) -> None:
     bench.store.update_message(message, status="complete")
     bench.clock.advance(60)
     kept = [bench.add("b", status="complete"), bench.add("c")]
+    bench.store.create_thread("without a message")
     before, messages = bench.store.changes(), bench.store.messages()
+    threads = bench.store.threads()
     bench.store.compact(keep=timedelta(seconds=30))
     refused(partial(bench.store.changes, 0), HistoryGone, "changes after 0", since=0)
     floor = before.items[-3].revision
     found = bench.store.changes(floor)
     equal([each.message_id for each in found], [each.message_id for each in kept], "what is kept")
     equal((found.items, found.cursor), (before.items[-2:], before.cursor), "changes that are kept")
-    equal(bench.store.messages(), messages, "the messages")
+    equal((bench.store.messages(), bench.store.threads()), (messages, threads), "what there is")
 
 
 @contract(22, "compact", "gap_free")
@@ -137,3 +139,68 @@ def what_to_keep_is_a_number_or_a_span(bench: Bench) -> None:
         for keep in values:
             refused(partial(bench.store.compact, keep=keep), kind, f"compact(keep={keep!r})")
     equal(bench.store.changes(), before, "the feed")
+
+
+@contract(24, "gap_free")
+def a_long_history_is_whole(bench: Bench) -> None:
+    """However long the history is, all of it is told: 1,200 changes at once, and of one message."""
+    message, other = bench.add(), bench.add()
+    made = [message.revision, other.revision]
+    made += [bench.store.update_message(message, append="x").revision for _ in range(1_200)]
+    found = bench.store.changes()
+    equal((len(found), revisions(found)[:2]), (1_202, made[:2]), "how many changes, and the first")
+    equal(found.cursor, made[-1], "the cursor of all changes")
+    of_one = bench.store.changes(message=message)
+    equal((len(of_one), of_one.cursor), (1_201, made[-1]), "changes of one message, and the cursor")
+
+
+@contract(25, "notifies", "deadlines")
+def a_timeout_wakes_too(bench: Bench) -> None:
+    """Who subscribes is woken when a message times out: by expire(), or by a write too late."""
+    store = bench.store
+    expired, written = bench.add(timeout=10), bench.add(timeout=20)
+    heard: list[list[str]] = []
+    stop = store.subscribe(
+        lambda: heard.append([str(store.get_message(each).status) for each in (expired, written)])
+    )
+    try:
+        bench.clock.advance(11)
+        store.expire()
+        equal(heard[-1:], [["timeout", "pending"]], "the statuses at the wake by expire()")
+        bench.clock.advance(11)
+        late = partial(store.update_message, written, append="x")
+        refused(late, InvalidTransition, "a write after the deadline")
+        equal(heard[-1:], [["timeout", "timeout"]], "the statuses at the wake by a write too late")
+    finally:
+        stop()
+
+
+@contract(26, "notifies", "multi_process")
+def another_object_wakes_too(bench: Bench) -> None:
+    """Who subscribes is woken by what another store object of this process commits."""
+    store, other = bench.store, bench.open()
+    message = bench.add()
+    heard: list[str] = []
+    stop = store.subscribe(lambda: heard.append(store.get_message(message).content))
+    try:
+        other.update_message(message, append="x")
+        equal(heard[-1:], ["x"], "the text at the wake")
+    finally:
+        stop()
+
+
+@contract(27, "compact", "durable", "gap_free")
+def trimmed_history_stays_gone(bench: Bench) -> None:
+    """That history was trimmed is known, and how far, when the store has been opened again."""
+    message = bench.add("a")
+    for _ in range(4):
+        bench.store.update_message(message, append="x")
+    bench.store.update_message(message, status="complete")
+    last = bench.add("b")
+    bench.store.compact(keep=1)
+    before = bench.store.changes(last.revision - 1)
+    store = bench.reopen()
+    for since in (0, message.revision):
+        call = partial(store.changes, since)
+        refused(call, HistoryGone, f"changes after {since}, opened again", since=since)
+    equal(store.changes(last.revision - 1), before, "what is kept")
