@@ -96,8 +96,6 @@ def find(text: str, known: Iterable[Known]) -> tuple[list[Span], list[str]]:
         for match in each.pattern.finditer(text):
             start, end = match.span(each.pattern.groups)
             touched = [span for span in spans if span.start < end and start < span.end]
-            if any(span.start <= start and end <= span.end for span in touched):
-                continue
             # Of what reaches over the end of another nothing may stay.
             mark = touched[0].mark if touched else f"<{each.mark}>"
             start = min([start, *(span.start for span in touched)])
