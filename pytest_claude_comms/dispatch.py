@@ -7,21 +7,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from .clock import Clock, Wakeup, seconds_to_us
 from .status import MessageStatus
 from .tracking import Event
 
-Callback = Callable[[Event], object]
+Callback: TypeAlias = Callable[[Event], object]
 
 MOST_THREADS = 8
 _RETRY_US = 50_000
 """How soon to ask again for a thread that the system would not give."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    number: int
     event: Event
     callbacks: tuple[tuple[str, Callback], ...]
 
@@ -42,8 +42,7 @@ class Dispatcher:
         """The message ids whose next job may start."""
         self._threads: set[int] = set()
         self._starting = 0
-        self._numbers = 0
-        self._unfinished: set[int] = set()
+        self._unfinished: set[_Job] = set()
         self._revisions: list[int] = []
         self._counts: dict[int, int] = {}
         self._flushers: dict[Wakeup, None] = {}
@@ -52,10 +51,9 @@ class Dispatcher:
     def queue(self, event: Event, callbacks: tuple[tuple[str, Callback], ...]) -> None:
         """Have ``callbacks`` (each with its name) called with ``event``, in this order."""
         key = event.message_id
+        job = _Job(event, callbacks)
         with self._lock:
-            self._numbers += 1
-            job = _Job(self._numbers, event, callbacks)
-            self._unfinished.add(job.number)
+            self._unfinished.add(job)
             self._hold(event.revision)
             if key in self._queues:
                 self._queues[key].append(job)
@@ -144,9 +142,10 @@ class Dispatcher:
                     self._run(job)
                 finally:
                     self._finish(key, job)
-        finally:
+        except BaseException:
             with self._lock:
                 self._threads.discard(me)
+            raise
 
     def _run(self, job: _Job) -> None:
         for name, callback in job.callbacks:
@@ -160,7 +159,7 @@ class Dispatcher:
 
     def _finish(self, key: str, job: _Job) -> None:
         with self._lock:
-            self._unfinished.discard(job.number)
+            self._unfinished.discard(job)
             self._release(job.event.revision)
             waiting = self._queues[key]
             waiting.popleft()

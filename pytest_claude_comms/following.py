@@ -165,8 +165,7 @@ class Follower:
         now_us = self.clock.now_us()
         if self._deadline_us is None or self._deadline_us > now_us - (not instant_over):
             return False
-        self._deadline_known = False
-        self.store.expire()
+        self.store.expire()  # what it settles is a change, and then the next one is asked for
         return True
 
     def _deliver(self, tracker: StatusTracker) -> None:

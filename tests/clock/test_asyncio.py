@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -252,3 +253,66 @@ def test_without_a_fake_clock() -> None:
         return (await MessagePoller(store).wait_async(answer, timeout=60)).status.value
 
     assert asyncio.run(main()) == "complete"
+
+
+def test_who_is_woken_at_the_instant_of_a_deadline_leaves_it_to_who_writes_then(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    """As a wait of a thread does."""
+    other = store.add_message("t", "n", status="pending")
+    answer = store.add_message("t", "m", status="pending", timeout=30)
+    poller = MessagePoller(store)
+    poller.track(other, on_complete=lambda event: store.update_message(answer, status="complete"))
+    clock.at(30, store.update_message, other, status="complete")
+    assert asyncio.run(poller.wait_async(answer)).status == "complete"
+    assert clock.elapsed == 30
+
+
+def test_patience_ends_for_all_for_any_and_for_events(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    poller = MessagePoller(store)
+    for message_id in "mn":
+        store.add_message("t", "x", status="pending", message_id=message_id)
+    clock.at(1, store.update_message, "n", status="complete")
+
+    async def watching() -> None:
+        async for event in poller.watch_async("m", timeout=4):
+            assert event.revision == 1
+
+    async def main() -> None:
+        ended = await poller.wait_any_async(["m", "n"], timeout=2)
+        assert (ended.message_id, clock.elapsed) == ("n", 1)
+        for waiting in (
+            poller.wait_all_async(["m", "n"], timeout=2),
+            poller.wait_any_async(["m"], timeout=3),
+            watching(),
+        ):
+            with pytest.raises(WaitTimeout) as caught:
+                await waiting
+            assert caught.value.message_ids == ("m",)
+
+    asyncio.run(main())
+    assert clock.elapsed == 1 + 2 + 3 + 4
+
+
+def test_a_wait_in_a_loop_comes_after_who_writes_at_the_same_instant(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    """Also if the write was planned when the wait had begun."""
+    answer = store.add_message("t", "m", status="pending", timeout=30)
+    complete = partial(store.update_message, answer, status="complete")
+    clock.at(1, lambda: clock.at(30, complete))
+    assert asyncio.run(MessagePoller(store).wait_async(answer)).status == "complete"
+    assert clock.elapsed == 30
+
+
+def test_a_wait_in_a_loop_looks_once_for_each_commit(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    answer = store.add_message("t", "m", status="pending")
+    clock.at(1, store.update_message, answer, append="x")
+    clock.at(2, store.update_message, answer, status="complete")
+    poller = MessagePoller(store)
+    asyncio.run(poller.wait_async(answer))
+    assert poller.polls == 3

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
 import resource
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,10 +26,12 @@ import pytest
 
 from .mutants import Mutant
 from .planting import put_in, relevant_lines
-from .tried import PYTEST, Tried
+from .tried import PYTEST, ROOT, Tried
 
 LONGEST_TEST = 2.0
 """Seconds of CPU; what takes longer is left out of all but the last look at what survived."""
+_STUCK = 8.0
+"""Seconds, and ten times what it takes without a mutant: then a test has got stuck."""
 
 
 @dataclass(slots=True)
@@ -52,7 +56,9 @@ class Forking:
         tell: Callable[[Mutant, Tried], None],
         longest: float = LONGEST_TEST,
         slow: Collection[str] = (),
+        budget: float = math.inf,
     ) -> None:
+        self._budget = budget
         self._path = path
         self._slow = slow
         self._source = path.read_text(encoding="utf-8")
@@ -79,6 +85,8 @@ class Forking:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items}
+        # Some files are imported where they are used: then no fork would have them yet.
+        import_module(".".join(self._path.relative_to(ROOT).with_suffix("").parts))
         gc.collect()
         gc.freeze()  # so that collecting in the forks does not copy all pages
         baseline = self._baseline()
@@ -143,12 +151,13 @@ class Forking:
             return Tried("no test", "")
         likely = self._killers.setdefault(mutant.function, [])
         order = sorted(names, key=lambda name: (name not in likely, baseline.seconds[name]))
-        cpu = 5 + 5 * sum(baseline.seconds[name] for name in names)
-        real = 15 + 5 * sum(baseline.waited[name] for name in names)
+        order = self._within_budget(order, baseline)
+        cpu = 5 + 5 * sum(baseline.seconds[name] for name in order)
+        real = 15 + 5 * sum(baseline.waited[name] for name in order)
         with tempfile.TemporaryDirectory() as folder:
             note = Path(folder, "killer")
             code = self._in_fork(
-                lambda: self._survive(mutant, order, note), (round(cpu), real), folder
+                lambda: self._survive(mutant, order, baseline, note), (round(cpu), real), folder
             )
             killer = note.read_text(encoding="utf-8") if note.exists() else ""
         if killer in self._items and killer not in likely:
@@ -156,13 +165,19 @@ class Forking:
             del likely[3:]
         if code == 0:
             return Tried("survived", f"{len(order)} tests")
-        if code in (-signal.SIGKILL, -signal.SIGXCPU):
+        if code in (-signal.SIGKILL, -signal.SIGXCPU, -signal.SIGALRM):
             return Tried("timeout", "")
         if not killer:
             raise RuntimeError(f"{mutant.shown(self._source)}: a fork ended with {code}")
         return Tried("killed", killer)
 
-    def _survive(self, mutant: Mutant, names: Sequence[str], note: Path) -> None:
+    def _within_budget(self, names: Sequence[str], baseline: Baseline) -> list[str]:
+        spent = accumulate(baseline.seconds[name] for name in names)
+        return [name for name, sum_ in zip(names, spent, strict=True) if sum_ <= self._budget]
+
+    def _survive(
+        self, mutant: Mutant, names: Sequence[str], baseline: Baseline, note: Path
+    ) -> None:
         def seen(name: str) -> NoReturn:
             note.write_text(name, encoding="utf-8")
             os._exit(1)
@@ -175,6 +190,7 @@ class Forking:
             seen(f"import: {error!r}")
         session = next(iter(self._items.values())).session
         session.config.pluginmanager.register(_Failures(seen))
+        session.config.pluginmanager.register(_Alarm(baseline.waited))
         self._run(names)
 
     def _in_fork(
@@ -235,6 +251,16 @@ class _Failures:
             self._tell(report.nodeid)
 
 
+class _Alarm:
+    """Ends the process when one test does not end."""
+
+    def __init__(self, waited: Mapping[str, float]) -> None:
+        self._waited = waited
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        signal.setitimer(signal.ITIMER_REAL, _STUCK + 10 * self._waited[nodeid])
+
+
 def _cpu() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
@@ -247,9 +273,10 @@ def in_forks(
     tell: Callable[[Mutant, Tried], None],
     longest: float = LONGEST_TEST,
     slow: Collection[str] = (),
+    budget: float = math.inf,
 ) -> Forking:
     """Try mutants that are inside functions."""
-    runner = Forking(path, mutants, tell, longest, slow)
+    runner = Forking(path, mutants, tell, longest, slow, budget)
     code = pytest.main([*PYTEST, "-p", "no:terminal", *tests], plugins=[runner])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"pytest ended with {code!r}")

@@ -119,7 +119,8 @@ def python_mutants(text: str) -> list[Mutant]:
     """All mutants of a Python file but those of its SQL.
 
     The wording of what is raised stays as it is, what is filled into it does not. Annotations,
-    docstrings and asserts, which are there for readers and type checkers, are left alone.
+    names of types, docstrings and asserts, which are there for readers and type checkers, are
+    left alone.
     """
     found = _Mutator(text)
     found.block(ast.parse(text).body, None)
@@ -200,6 +201,12 @@ class _Mutator:
             case ast.Assert() | ast.ClassDef() | ast.Import() | ast.ImportFrom():
                 return
             case ast.Expr(value=ast.Constant()) | ast.AnnAssign(value=None):
+                return
+            case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")) if not _is_literal(node):
+                return
+            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar"))):
+                return
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
                 return
             case ast.If(test=test) | ast.While(test=test):
                 self._condition(test)
@@ -330,6 +337,11 @@ class _Mutator:
                 self._replace("argument", keyword.value, "None")
             self._expression(keyword.value, worded=worded)
         self._expression(node.func)
+
+
+def _is_literal(node: ast.AnnAssign) -> bool:
+    """Whether it is a type whose words a program may ask for."""
+    return isinstance(node.value, ast.Subscript) and ast.unparse(node.value.value) == "Literal"
 
 
 def _is_none(node: ast.expr) -> bool:

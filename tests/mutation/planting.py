@@ -15,6 +15,8 @@ from .mutants import Mutant, constants
 def relevant_lines(mutant: Mutant, source: str) -> Iterable[int]:
     """A test that runs none of these cannot see the mutant."""
     first, last = mutant.lines
+    if mutant.kind == "loop":  # the condition before it jumps: the line itself is not run
+        first -= 1
     if mutant.constant is None:
         return range(first, last + 1)
     return [

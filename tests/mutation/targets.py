@@ -43,7 +43,28 @@ _POLLING = (
     "tests/polling/test_waiting.py",
     _DEADLINES,
     "tests/polling/test_trouble.py",
+    "tests/clock/test_asyncio.py",
 )
+
+_WAITING = ("tests/polling/test_waiting.py", "tests/polling/test_trouble.py")
+_CLOCKS = (
+    "tests/clock/test_system_clock.py",
+    "tests/clock/test_asyncio.py",
+    "tests/clock/test_freeze.py",
+    "tests/polling/test_dispatch.py",
+)
+_RESOURCES = ("tests/records/test_resources.py",)
+_ERRORS = ("tests/records/test_errors.py",)
+_PAGES = (
+    "tests/records/test_render.py",
+    "tests/polling/test_waiting.py",
+)
+_REDACTION = (
+    "tests/security/test_redact.py",
+    "tests/security/test_redact_setting.py",
+    "tests/security/test_redacted_text.py",
+)
+_SECRETS = (*_REDACTION, "tests/plugin/test_redaction.py")
 
 SLOW: Final = frozenset(
     {
@@ -94,9 +115,15 @@ TARGETS: Final = {
         Target("records.py", _RECORDS, _MEMORY),
         Target("stores/rules.py", (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_KEEPING), _MEMORY),
         Target(
-            "stores/core.py", (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_FILE), (*_MEMORY, _SMALL)
+            "stores/core.py",
+            (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_FILE, *_REDACTION),
+            (*_MEMORY, _SMALL),
         ),
-        Target("stores/memory.py", (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_KEEPING), _MEMORY),
+        Target(
+            "stores/memory.py",
+            (*_RECORDS, _SMALL, _SAME, _DEADLINES, *_KEEPING),
+            (*_MEMORY, "tests/conformance/test_catalogue.py"),
+        ),
         Target("stores/sqlite_rows.py", _SQLITE, _SQLITE),
         Target("stores/sqlite_keeping.py", _SQLITE, _SQLITE),
         Target("stores/sqlite_link.py", _SQLITE, _SQLITE),
@@ -109,9 +136,18 @@ TARGETS: Final = {
         Target("tracking.py", _POLLING, ("tests/polling/test_tracking.py",)),
         Target("dispatch.py", _POLLING, ("tests/polling/test_dispatch.py",)),
         Target("following.py", _POLLING, ("tests/polling/test_poller.py",)),
-        Target("waiting.py", _POLLING, ("tests/polling/test_waiting.py",)),
-        Target("wait_page.py", _POLLING, ("tests/polling/test_waiting.py",)),
-        Target("polling.py", _POLLING, ("tests/polling/test_poller.py",)),
+        Target("waiting.py", _POLLING, _WAITING),
+        Target("wait_page.py", _POLLING, _WAITING),
+        Target("polling.py", _POLLING, ("tests/polling/test_poller.py", *_WAITING)),
+        Target("clock.py", _CLOCKS, ("tests/clock/test_system_clock.py",)),
+        Target("loop_wakeup.py", _CLOCKS, ("tests/clock/test_asyncio.py",)),
+        Target("resources.py", _RESOURCES, _RESOURCES),
+        Target("errors.py", (*_RECORDS, "tests/records/test_errors.py"), _ERRORS),
+        Target("render.py", _PAGES, ("tests/records/test_render.py",)),
+        Target("redaction.py", _REDACTION, ("tests/security/test_redact.py",)),
+        Target("redacted_text.py", _REDACTION, ("tests/security/test_redacted_text.py",)),
+        Target("secret_forms.py", _SECRETS, ("tests/security/test_redact.py",)),
+        Target("stores/values.py", (*_RECORDS, _SAME), ("tests/records/test_values.py",)),
     )
 }
 

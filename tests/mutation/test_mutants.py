@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import pytest_claude_comms
 
+from .choosing import of_functions, sampled
 from .mutants import Mutant, python_mutants
-from .planting import put_in
+from .planting import put_in, relevant_lines
 from .sql import sql_mutants
 from .targets import TARGETS, table_mutants
 
@@ -33,6 +35,10 @@ def shown(mutants: list[Mutant], source: str) -> list[str]:
         ("raise E(f'no {name}', 'text', 3)", ["{name} → {None}", "3 → 4"]),
         ("a: int = 1", ["1 → None", "1 → 2"]),
         ("a: 'int'", []),
+        ("a: TypeAlias = dict[str, 'int']", []),
+        ("a: TypeAlias = Literal['b']", ["Literal['b'] → None", "'b' → 'XXbXX'"]),
+        ("a = TypeVar('a', bound='int')", []),
+        ("if TYPE_CHECKING: import a", []),
         ("assert a == 1, 'text'", []),
         ("'''a docstring'''", []),
         ("for a in b: break", ["break → continue"]),
@@ -141,3 +147,34 @@ def test_a_function_gets_the_mutants_code_wherever_it_is_held(
         assert held == 2
     put_in(path, found["5 → 6"].applied(source), found["5 → 6"])
     assert planted.LEAST == 6
+
+
+_TWO = "def f(a):\n    return a < 1\n\n\ndef g(a):\n    b = a + 2\n    return b\n"
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_grows_into_a_larger_one() -> None:
+    mutants = python_mutants(_TWO)
+    samples = [sampled(mutants, _TWO, count, 7) for count in range(len(mutants) + 2)]
+    assert [len(each) for each in samples] == [*range(len(mutants) + 1), len(mutants)]
+    for smaller, larger in pairwise(samples):
+        assert larger == [mutant for mutant in mutants if mutant in larger]
+        assert set(smaller) <= set(larger)
+    assert sampled(mutants, _TWO, 3, 7) == samples[3]
+    assert len({tuple(sampled(mutants, _TWO, 3, seed)) for seed in range(20)}) > 1
+
+
+def test_a_sample_stays_when_other_lines_change() -> None:
+    longer = "import os\n\n" + _TWO
+    before = shown(sampled(python_mutants(_TWO), _TWO, 4, 7), _TWO)
+    assert shown(sampled(python_mutants(longer), longer, 4, 7), longer) == before
+
+
+def test_the_mutants_of_one_function() -> None:
+    mutants = of_functions(python_mutants(_TWO), _TWO, ["g"])
+    assert shown(mutants, _TWO) == ["a + 2 → None", "+ → -", "2 → 3", "b → None"]
+
+
+def test_who_reaches_the_condition_of_a_continue_can_see_it() -> None:
+    source = "def f(a):\n    for b in a:\n        if b:\n            continue\n        g(b)\n"
+    (mutant,) = (each for each in python_mutants(source) if each.kind == "loop")
+    assert list(relevant_lines(mutant, source)) == [3, 4]

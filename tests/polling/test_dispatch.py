@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pytest_claude_comms.clock import SystemClock, unhandled_hook
+from pytest_claude_comms.clock import SystemClock, Wakeup, unhandled_hook
 from pytest_claude_comms.dispatch import MOST_THREADS, Callback, Dispatcher
+from pytest_claude_comms.errors import ClockDeadlock
 from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.records import Change
 from pytest_claude_comms.status import MessageStatus
@@ -328,3 +329,176 @@ def test_interrupts_while_threads_are_started_use_up_none_of_them() -> None:
                 )
         assert dispatcher.flush(1)
         assert seen == [*range(1, MOST_THREADS + 1)]
+
+
+class Poor(FakeClock):
+    """It gives no thread while ``refuse`` is not 0; each one asked for takes one off."""
+
+    refuse = 0
+    by: type[BaseException] = RuntimeError
+
+    def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if self.refuse:
+            self.refuse -= 1
+            raise self.by("can't start new thread")
+        return super().spawn(f, *args, **kwargs)
+
+
+@pytest.fixture
+def poor() -> Iterator[Poor]:
+    clock = Poor()
+    with clock:
+        yield clock
+
+
+def test_flush_asks_again_for_a_thread(poor: Poor) -> None:
+    dispatcher = Dispatcher(poor)
+    seen: list[float] = []
+    poor.refuse = 4
+    dispatcher.queue(event(1), named(lambda each: seen.append(poor.elapsed)))
+    assert dispatcher.flush(0.02) is False
+    assert poor.elapsed == 0.02, "its patience comes first"
+    assert dispatcher.flush(9) is True
+    assert (seen, poor.elapsed) == ([0.12], 0.12), "two refused here, fifty milliseconds apart"
+
+
+def test_flush_without_patience_asks_again_for_a_thread(poor: Poor) -> None:
+    dispatcher = Dispatcher(poor)
+    poor.refuse = 4
+    dispatcher.queue(event(1), named(lambda each: None))
+    assert dispatcher.flush() is True
+    assert poor.elapsed == pytest.approx(0.15)
+
+
+def test_nudge_says_whether_somebody_will_run_what_is_queued(poor: Poor) -> None:
+    dispatcher = Dispatcher(poor)
+    assert dispatcher.nudge() is True, "nothing is"
+    poor.refuse = 1
+    dispatcher.queue(event(1, "a"), named(lambda each: poor.sleep(1)))
+    poor.refuse = 1
+    assert dispatcher.nudge() is False
+    assert dispatcher.nudge() is True
+    poor.advance(0)
+    poor.refuse = 2
+    dispatcher.queue(event(2, "b"), named(lambda each: None))
+    assert dispatcher.nudge() is True, "nobody new, but one who works"
+    assert dispatcher.flush() is True
+
+
+def test_an_interrupt_while_a_thread_is_started_costs_no_place_in_the_pool(poor: Poor) -> None:
+    dispatcher = Dispatcher(poor)
+    seen: list[int] = []
+    poor.refuse, poor.by = MOST_THREADS + 1, KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        dispatcher.queue(event(1), named(lambda each: seen.append(each.revision)))
+    for _ in range(MOST_THREADS):
+        with pytest.raises(KeyboardInterrupt):
+            dispatcher.nudge()
+    assert dispatcher.flush(1) is True
+    assert seen == [1]
+
+
+def test_the_pool_is_as_large_after_rests_and_refusals(poor: Poor) -> None:
+    """And where each callback comes when the thread for the one before runs already."""
+    dispatcher = Dispatcher(poor)
+    running: list[int] = []
+    most: list[int] = []
+
+    def slow(each: Event) -> None:
+        running.append(each.revision)
+        most.append(len(running))
+        poor.sleep(1)
+        running.remove(each.revision)
+
+    for turn in range(12):
+        if turn % 3 == 1:
+            poor.refuse = 4  # the others ask often enough
+        for number in range(MOST_THREADS + 4):
+            dispatcher.queue(event(number + 1, f"m{number}"), named(slow))
+            if turn % 2:
+                poor.advance(0)
+        poor.refuse = 0
+        began = poor.elapsed
+        assert dispatcher.flush()
+        assert poor.elapsed == began + 2, "eight, and then four"
+        assert max(most) == MOST_THREADS
+        most.clear()
+        poor.advance(1)
+
+
+def test_flush_wakes_when_something_ended_and_not_to_look(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    for number in range(MOST_THREADS + 1):
+        dispatcher.queue(event(number + 1, f"m{number}"), named(lambda each: clock.sleep(10)))
+    assert dispatcher.flush(0.000001) is False
+    assert (clock.elapsed, clock.jumps) == (0.000001, 1), "all of its patience"
+    assert dispatcher.flush() is True
+    assert (clock.elapsed, clock.jumps) == (20, 3)
+
+
+def test_flush_says_what_it_waits_for(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    never = clock.wakeup()
+    for number in (1, 2):
+        dispatcher.queue(
+            event(number, f"m{number}"), named(lambda each: never.wait(None, why="nothing"))
+        )
+    with pytest.raises(ClockDeadlock, match=r"the test waits for 2 callbacks to end"):
+        dispatcher.flush()
+
+
+def test_a_flush_that_is_over_is_not_woken() -> None:
+    woken: list[Recorded] = []
+
+    class Recorded:
+        def __init__(self, inner: Wakeup) -> None:
+            self.wait = inner.wait
+            self._inner = inner
+
+        def set(self) -> None:
+            woken.append(self)
+            self._inner.set()
+
+    class Recording(SystemClock):
+        def wakeup(self, *, polls: bool = False) -> Wakeup:
+            return Recorded(super().wakeup(polls=polls))
+
+    dispatcher = Dispatcher(Recording())
+    for revision in (1, 2):
+        dispatcher.queue(event(revision), named(lambda each: None))
+        assert dispatcher.flush(60)
+    assert dispatcher.flush(0) is True
+    before = len(woken)
+    dispatcher.queue(event(3), named(lambda each: None))
+    assert dispatcher.flush(60)
+    assert len(set(woken[before:])) <= 1
+
+
+def test_a_clock_that_cannot_report_an_error_costs_no_place_in_the_pool() -> None:
+    class Mute(SystemClock):
+        def unhandled(self, error: BaseException, what: str) -> None:
+            raise OSError("nowhere to report to")
+
+    together = threading.Barrier(MOST_THREADS)
+    heard = threading.Semaphore(0)
+    reports: list[str] = []
+
+    def raises(each: Event) -> None:
+        together.wait(60)
+        raise LookupError
+
+    def hear(error: BaseException, what: str) -> None:
+        reports.append(str(error))
+        heard.release()
+
+    dispatcher = Dispatcher(Mute())
+    with unhandled_hook(hear):
+        for number in range(MOST_THREADS):
+            dispatcher.queue(event(number + 1, f"m{number}"), named(raises))
+        assert dispatcher.flush(60)
+        assert all(heard.acquire(timeout=60) for _ in range(MOST_THREADS))
+        seen: list[int] = []
+        dispatcher.queue(event(50, "last"), named(lambda each: seen.append(each.revision)))
+        assert dispatcher.flush(60)
+    assert seen == [50]
+    assert reports == ["nowhere to report to"] * MOST_THREADS

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from pytest_claude_comms import resources
-from pytest_claude_comms.errors import HistoryGone
+from pytest_claude_comms.errors import ClockDeadlock, HistoryGone, StoreBusy
 from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.status import MessageStatus
 from pytest_claude_comms.stores.legacy import SHAPES, LegacyReturns, Shape
@@ -749,3 +750,273 @@ class NoStore:
 def test_what_is_no_store_is_refused_with_the_way_to_one(store: Any, way: str) -> None:
     with pytest.raises(TypeError, match=f"^a poller needs a ConversationStore, not .*; {way}$"):
         MessagePoller(store)
+
+
+def test_what_an_interrupt_kept_from_a_callback_comes_with_the_next_poll(
+    store: MemoryConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the message does not change any more."""
+    poller = MessagePoller(store)
+    told: list[int] = []
+    poller.track("m", on_event=lambda event: told.append(event.revision))
+    store.add_message("t", "x", message_id="m")
+
+    def interrupted(tracker: StatusTracker, start: int = 0) -> list[Event]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StatusTracker, "events", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            poller.poll_once()
+    poller.flush()
+    assert told == []
+    poller.poll_once()
+    poller.flush()
+    assert told == [1]
+
+
+def test_an_idle_poll_looks_at_no_tracker(
+    store: MemoryConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = MessagePoller(store)
+    told: list[int] = []
+    for name in "ab":
+        poller.track(name, on_event=lambda event: told.append(event.revision))
+        store.add_message("t", "x", message_id=name)
+    poller.poll_once()
+    looked: list[StatusTracker] = []
+    real = StatusTracker.events
+
+    def events(tracker: StatusTracker, start: int = 0) -> list[Event]:
+        looked.append(tracker)
+        return real(tracker, start)
+
+    monkeypatch.setattr(StatusTracker, "events", events)
+    for _ in range(10):
+        poller.poll_once()
+    assert looked == []
+
+
+def test_a_deadline_that_comes_as_the_block_ends_is_settled(
+    store: MemoryConversationStore,
+) -> None:
+    with MessagePoller(store) as poller:
+        tracker = poller.track("m")
+        store.add_message("t", "x", status="pending", timeout=0, message_id="m")
+    assert tracker.status == "timeout"
+
+
+# -- what else the thread of its own does
+
+
+class Silent(MemoryConversationStore):
+    """As a store that another process writes: nothing is heard of its commits."""
+
+    notifies = False
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+def test_it_looks_at_a_store_that_does_not_notify(clock: FakeClock) -> None:
+    with Silent(clock=clock) as store, MessagePoller(store, interval=1) as poller:
+        store.create_thread(thread_id="t")
+        tracker = poller.track("m")
+        clock.at(2.5, store.add_message, "t", "x", message_id="m")
+        clock.advance(2.75)
+        assert not tracker.exists
+        clock.advance(0.25)
+        assert tracker.exists
+
+
+def test_twenty_looks_a_second_unless_somebody_says_otherwise(clock: FakeClock) -> None:
+    with Silent(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        clock.at(2.51, store.add_message, "t", "x", message_id="m")
+        clock.at(60, lambda: None)
+        MessagePoller(store).wait("m")
+        assert clock.elapsed == 2.55
+
+
+def test_one_look_for_each_commit(store: MemoryConversationStore, clock: FakeClock) -> None:
+    """Also where it has news for others: it need not tell itself."""
+    with MessagePoller(store) as poller:
+        poller.track("m")
+        clock.advance(1)
+        assert poller.polls == 1
+        store.add_message("t", "x", status="pending", message_id="m")
+        clock.advance(1)
+        assert poller.polls == 2
+    poller = MessagePoller(store)
+    clock.after(1, store.update_message, "m", append="x")
+    clock.after(2, store.update_message, "m", status="complete")
+    poller.wait_any(["m"])
+    assert poller.polls == 3
+
+
+def test_it_comes_after_who_writes_at_the_same_instant(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    store.add_message("t", "x", status="pending", timeout=30, message_id="m")
+    with MessagePoller(store) as poller:
+        tracker = poller.track("m")
+        clock.advance(1)
+        clock.at(30, store.update_message, "m", status="complete")
+        clock.advance(60)
+    assert tracker.status == "complete"
+
+
+def test_stop_returns_when_the_last_look_has_ended(clock: FakeClock) -> None:
+    class Slow(MemoryConversationStore):
+        def changes(self, *args: Any, **kwargs: Any) -> Any:
+            clock.sleep(2)
+            return super().changes(*args, **kwargs)
+
+    with Slow(clock=clock) as store:
+        poller = MessagePoller(store)
+        poller.start()
+        clock.advance(0.5)
+        poller.stop()
+        assert clock.elapsed == 2
+
+
+def test_what_the_fake_clock_says_of_who_waits(
+    store: MemoryConversationStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*args: Any, **kwargs: Any) -> Any:
+        raise StoreBusy("/comms.db", 5)
+
+    with MessagePoller(store) as poller:
+        clock.advance(1)
+        assert any(" for a commit (it polls) since" in line for line in clock.waiting())
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "changes", busy)
+        clock.spawn(poller.wait, "m", 10)
+        clock.advance(1)
+        assert any(" for a store in trouble since" in line for line in clock.waiting())
+    store.add_message("t", "x", message_id="m")
+    clock.run_until_idle()
+
+
+def test_nothing_is_subscribed_when_nobody_waits(clock: FakeClock) -> None:
+    class Listened(MemoryConversationStore):
+        wakes = 0
+
+        def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+            self.wakes += 1
+            unsubscribe = super().subscribe(wake)
+
+            def forget() -> None:
+                self.wakes -= 1
+                unsubscribe()
+
+            return forget
+
+    with Listened(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "x", message_id="m")
+        poller = MessagePoller(store)
+        with poller:
+            clock.advance(0)
+            assert store.wakes == 1
+        assert store.wakes == 0
+        poller.wait("m")
+        asyncio.run(poller.wait_async("m"))
+        assert store.wakes == 0
+
+
+def test_the_end_of_the_block_waits_for_callbacks_half_a_minute(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    store.add_message("t", "x", message_id="m")
+    with (
+        pytest.raises(TimeoutError, match="^callbacks were still running after 30 s$"),
+        MessagePoller(store) as poller,
+    ):
+        poller.track("m", on_event=lambda event: clock.sleep(30.5))
+    assert clock.elapsed == 30
+    with MessagePoller(store) as poller:
+        poller.track("m", on_event=lambda event: clock.sleep(29.5))
+    assert clock.elapsed == 59.5
+
+
+def test_a_deadlock_at_the_end_of_the_block(clock: FakeClock) -> None:
+    class Stuck(MemoryConversationStore):
+        def changes(self, *args: Any, **kwargs: Any) -> Any:
+            clock.wakeup().wait(None, why="what never comes")
+            return super().changes(*args, **kwargs)
+
+    with (
+        pytest.raises(ClockDeadlock, match="what never comes"),
+        Stuck(clock=clock) as store,
+        MessagePoller(store),
+    ):
+        pass
+
+
+def test_a_deadlock_in_the_block_is_what_the_block_raises(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    with (
+        pytest.raises(ClockDeadlock, match=r"waits for message m \(unknown\) to end"),
+        MessagePoller(store) as poller,
+    ):
+        poller.wait("m")
+
+
+@pytest.mark.parametrize("part", ["changes", "clock"])
+def test_what_is_no_store_is_refused(store: MemoryConversationStore, part: str) -> None:
+    class Part:
+        def __repr__(self) -> str:
+            return "<Part>"
+
+    half: Any = Part()
+    setattr(half, part, getattr(store, part))
+    with pytest.raises(
+        TypeError,
+        match=r"^a poller needs a ConversationStore, not <Part>; open one with open_store\(url\)$",
+    ):
+        MessagePoller(half)
+    half.get_thread = store.get_thread
+    with pytest.raises(
+        TypeError,
+        match=r"^a poller needs a ConversationStore, not <Part>; make one of it with adapt_store",
+    ):
+        MessagePoller(half)
+
+
+def test_a_clock_that_stopped_in_the_block_is_told_unless_the_block_tells_more(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    with pytest.raises(ClockDeadlock, match="^this fake clock has stopped"), MessagePoller(store):
+        clock.close()
+    with (
+        pytest.raises(LookupError, match="^mine$"),
+        FakeClock() as another,
+        MemoryConversationStore(clock=another) as theirs,
+        MessagePoller(theirs),
+    ):
+        another.close()
+        raise LookupError("mine")
+
+
+def test_a_wait_for_one_of_many_looks_at_all_when_one_has_ended_only(
+    store: MemoryConversationStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"m{number}" for number in range(100)]
+    for name in names:
+        store.add_message("t", "x", status="pending", message_id=name)
+    looks = [0]
+    real = StatusTracker.is_terminal.fget  # type: ignore[attr-defined]
+
+    def is_terminal(tracker: StatusTracker) -> bool:
+        looks[0] += 1
+        return bool(real(tracker))
+
+    poller = MessagePoller(store)
+    for second in range(1, 21):
+        clock.at(second, store.update_message, "m7", append="x")
+    clock.at(30, store.update_message, "m50", status="complete")
+    monkeypatch.setattr(StatusTracker, "is_terminal", property(is_terminal))
+    assert poller.wait_any(names).message_id == "m50"
+    assert looks[0] <= 2 * 100 + 10

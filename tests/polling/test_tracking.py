@@ -175,3 +175,15 @@ def test_an_event_has_the_fields_of_its_change_and_its_tracker_and_is_frozen() -
     assert "tracker=" not in repr(event)
     assert event == Event.of(STORY[0], StatusTracker("m"))
     assert hash(event) == hash(Event.of(STORY[0], StatusTracker("m")))
+
+
+def test_its_history_as_events_from_anywhere_on() -> None:
+    tracker = StatusTracker("m")
+    told(tracker, STORY)
+    assert tracker.events() == [Event.of(each, tracker) for each in STORY]
+    assert [[each.revision for each in tracker.events(start)] for start in (1, 4, 5, 9)] == [
+        [4, 7, 9, 10],
+        [10],
+        [],
+        [],
+    ]

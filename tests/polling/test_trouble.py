@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -282,3 +282,101 @@ def test_a_clock_that_stopped_is_told_by_the_block_unless_an_error_is_on_its_way
         pass
     with pytest.raises(LookupError, match="mine"), poller:
         raise LookupError("mine")
+
+
+def test_trouble_is_counted_from_its_beginning(store: Flaky, clock: FakeClock) -> None:
+    clock.advance(3600)
+    with MessagePoller(store, interval=1) as poller:
+        poller.track("m")
+        clock.at(3700, lambda: setattr(store, "trouble", 50))
+        clock.at(3700, store.update_message, "m", status="complete")
+        assert poller.wait("m").is_terminal
+    assert 3700 < clock.elapsed <= 3750
+
+
+def test_who_has_no_patience_does_not_wait_for_a_store_in_trouble(
+    store: Flaky, clock: FakeClock
+) -> None:
+    store.trouble = 1
+    with pytest.raises(StoreBusy):
+        MessagePoller(store).wait("m", timeout=0)
+    assert clock.elapsed == 0
+
+
+def test_what_ends_the_thread_ends_the_waits_at_once(clock: FakeClock) -> None:
+    """Not when they look by themselves."""
+
+    class Silent(Flaky):
+        notifies = False
+
+        def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+            return lambda: None
+
+    ended: list[float] = []
+    with Silent(clock=clock) as silent, MessagePoller(silent, interval=10) as poller:
+
+        def waits() -> None:
+            with pytest.raises(StoreClosed):
+                poller.wait("m")
+            ended.append(clock.elapsed)
+
+        clock.at(3, waits)
+        silent.error = StoreClosed("memory:")
+        clock.at(9, lambda: setattr(silent, "trouble", 1))
+        clock.at(50, lambda: None)
+        clock.run_until_idle()
+    assert ended == [10]
+
+
+def test_a_thread_that_could_not_be_started_is_asked_for_at_the_next_poll() -> None:
+    class Poor(FakeClock):
+        refuse = False
+
+        def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if self.refuse:
+                raise RuntimeError("can't start new thread")
+            return super().spawn(f, *args, **kwargs)
+
+    clock = Poor()
+    with clock, MemoryConversationStore(clock=clock) as store:
+        store.add_message(store.create_thread(), "x", message_id="m")
+        poller = MessagePoller(store)
+        told: list[int] = []
+        clock.refuse = True
+        poller.track("m", on_event=lambda event: told.append(event.revision))
+        clock.refuse = False
+        clock.advance(1)
+        assert told == []
+        poller.poll_once()
+        clock.advance(0)
+        assert told == [1]
+
+
+def test_the_end_of_the_block_outlasts_trouble(store: Flaky, clock: FakeClock) -> None:
+    with MessagePoller(store, interval=0.5) as poller:
+        tracker = poller.track("m")
+        clock.advance(0)
+        store.update_message("m", status="complete")
+        store.trouble = 3
+    assert tracker.is_terminal
+    assert clock.elapsed == 1.5
+
+
+@pytest.mark.parametrize("error", FATAL)
+def test_what_is_final_ends_a_wait_that_has_just_begun(
+    store: Flaky, clock: FakeClock, error: StoreError
+) -> None:
+    store.error, store.trouble = error, 1
+    with pytest.raises(type(error)):
+        MessagePoller(store).wait("m", timeout=9)
+    assert clock.elapsed == 0
+
+
+def test_an_error_of_the_store_points_from_the_test_to_the_store(store: Flaky) -> None:
+    store.error, store.trouble = FATAL[0], 1
+    with pytest.raises(StoreClosed) as caught:
+        MessagePoller(store).wait("m")
+    shown = [entry.name for entry in caught.traceback.filter(caught)]
+    assert shown[0] == "test_an_error_of_the_store_points_from_the_test_to_the_store"
+    assert shown[-1] == "changes"
+    assert not {"wait", "_run", "drive", "steps"} & set(shown)

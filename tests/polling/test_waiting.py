@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms.errors import ClockDeadlock, WaitTimeout
+from pytest_claude_comms.clock import Wakeup
+from pytest_claude_comms.errors import ClockDeadlock, StoreBusy, WaitTimeout
 from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller, poll_message_until_complete
 from pytest_claude_comms.stores.memory import MemoryConversationStore
@@ -210,8 +211,9 @@ def test_wait_any_returns_the_first_by_revision(
 @pytest.mark.parametrize("one", ["m", {"message_id": "m"}])
 def test_one_message_for_several_is_refused(poller: MessagePoller, one: Any) -> None:
     for wait in (poller.wait_all, poller.wait_any):
-        with pytest.raises(TypeError, match="^expected several messages, not one: "):
+        with pytest.raises(TypeError, match="^expected several messages, not one: ") as caught:
             wait(one)
+        assert str(caught.value).endswith(f": {one!r}")
 
 
 def test_watch_yields_history_first_and_ends_after_the_end(
@@ -377,7 +379,10 @@ def test_a_wait_that_holds_up_the_event_loop_says_so(
         "           this wait holds up the running event loop: await wait_async(…) or its like "
         "instead"
     )
-    with pytest.raises(ClockDeadlock, match=r"\(this holds up the running event loop: await wait"):
+    with pytest.raises(
+        ClockDeadlock,
+        match=r"message m \(unknown\) to end \(this holds up the running event loop: await wait",
+    ):
         asyncio.run(without())
 
 
@@ -402,3 +407,212 @@ def test_what_a_wait_is_for_is_said_of_what_is_still_open(
     store.update_message("b\n", status="complete")
     poller.poll_once()
     assert awaited(trackers) == "a change"
+
+
+# -- one instant, and who comes when in it
+
+
+def test_who_is_woken_at_the_instant_of_a_deadline_leaves_it_to_who_writes_then(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    """The writer is a callback for what woke the waiter."""
+    add(store, "n")
+    add(store, "m", timeout=30)
+    poller.track("n", on_complete=lambda event: store.update_message("m", status="complete"))
+    clock.at(30, store.update_message, "n", status="complete")
+    assert poller.wait("m").status == "complete"
+    assert clock.elapsed == 30
+
+
+def test_and_settles_it_at_that_instant_if_nobody_does(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "n")
+    add(store, "m", timeout=30)
+    clock.at(30, store.update_message, "n", status="complete")
+    assert poller.wait("m").status == "timeout"
+    assert clock.elapsed == 30
+
+
+def test_patience_does_not_end_before_its_instant_is_over(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "m", "n")
+    poller.track("n", on_complete=lambda event: store.update_message("m", status="complete"))
+    clock.at(30, store.update_message, "n", status="complete")
+    assert poller.wait("m", timeout=30).status == "complete"
+    assert clock.elapsed == 30
+
+
+def test_the_end_of_another_message_is_not_taken_for_one_that_is_awaited(
+    store: MemoryConversationStore, clock: FakeClock, poller: MessagePoller
+) -> None:
+    add(store, "a", "b", "c")
+    for name in "bc":
+        poller.track(name)
+    clock.at(1, store.update_message, "b", status="complete")
+    clock.at(2, store.update_message, "a", status="complete")
+    assert poller.wait_any(["a"], timeout=60).message_id == "a"
+    assert clock.elapsed == 2
+
+
+# -- who else is told
+
+
+class Silent(MemoryConversationStore):
+    """As a store that another process writes: nothing is heard of its commits."""
+
+    notifies = False
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+def test_a_store_that_does_not_notify_is_looked_at(clock: FakeClock) -> None:
+    with Silent(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        add(store, "m")
+        clock.at(2.5, store.update_message, "m", status="complete")
+        clock.at(9, lambda: None)
+        assert MessagePoller(store, interval=1).wait("m").is_terminal
+        assert clock.elapsed == 3
+
+
+def test_what_one_look_finds_ends_the_waits_of_others(clock: FakeClock) -> None:
+    with Silent(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        add(store, "m")
+        poller = MessagePoller(store, interval=10)
+        ended: list[float] = []
+
+        def waits() -> None:
+            poller.wait("m")
+            ended.append(clock.elapsed)
+
+        clock.spawn(waits)
+        clock.at(2, store.update_message, "m", status="complete")
+        clock.at(3, poller.poll_once)
+        clock.at(20, lambda: None)
+        clock.run_until_idle()
+        assert ended == [3]
+
+
+def test_a_wait_that_is_over_hears_no_more() -> None:
+    heard: list[Heard] = []
+    subscribed: list[object] = []
+
+    class Heard:
+        def __init__(self, inner: Wakeup) -> None:
+            self.wait = inner.wait
+            self._inner = inner
+
+        def set(self) -> None:
+            heard.append(self)
+            self._inner.set()
+
+    class Listening(FakeClock):
+        def wakeup(self, *, polls: bool = False) -> Wakeup:
+            return Heard(super().wakeup(polls=polls))
+
+    class Listened(MemoryConversationStore):
+        def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+            subscribed.append(wake)
+            unsubscribe = super().subscribe(wake)
+
+            def forget() -> None:
+                subscribed.remove(wake)
+                unsubscribe()
+
+            return forget
+
+    with Listening() as clock, Listened(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        add(store, "m", "n")
+        poller = MessagePoller(store)
+        clock.at(1, store.update_message, "m", status="complete")
+        poller.wait("m")
+        assert subscribed == []
+        heard.clear()
+        poller.track("n")
+        store.update_message("n", status="complete")
+        assert len(poller.poll_once()) == 1
+        assert heard == []
+
+
+# -- the page
+
+
+def test_a_failure_shows_the_line_that_waits_and_none_of_ours(poller: MessagePoller) -> None:
+    for wait in (
+        lambda: poller.wait("m", 1),
+        lambda: poller.wait_all(["m"], 1),
+        lambda: poller.wait_any(["m"], 1),
+    ):
+        with pytest.raises(WaitTimeout) as caught:
+            wait()
+        shown = {str(entry.path) for entry in caught.traceback.filter(caught)}
+        assert shown == {__file__}
+
+
+def test_of_many_that_are_missing_twenty_are_named(
+    store: MemoryConversationStore, poller: MessagePoller
+) -> None:
+    names = [f"m{number}" for number in range(25)]
+    add(store, *names)
+    with pytest.raises(WaitTimeout) as caught:
+        poller.wait_all(names, timeout=1)
+    lines = str(caught.value).splitlines()
+    first = next(place for place, line in enumerate(lines) if "waiting  " in line)
+    last = next(place for place, line in enumerate(lines) if "poller   " in line)
+    named = [line.split()[-2] for line in lines[first:last]]
+    assert named == names[:20]
+    assert caught.value.message_ids == tuple(names), "the error has them all"
+
+
+def test_the_page_after_one_poll(store: MemoryConversationStore, poller: MessagePoller) -> None:
+    add(store, "m")
+    with pytest.raises(WaitTimeout) as caught:
+        poller.wait("m", timeout=0)
+    assert "  poller   1 poll, cursor 1, last change 0.0 s ago" in str(caught.value).splitlines()
+
+
+def test_the_page_of_a_thread_without_a_title(
+    store: MemoryConversationStore, poller: MessagePoller
+) -> None:
+    store.create_thread(thread_id="untitled")
+    store.add_message("untitled", "x", status="pending", message_id="m")
+    with pytest.raises(WaitTimeout, match="^message m did not reach a terminal status within"):
+        poller.wait("m", timeout=1)
+
+
+def test_the_page_of_a_store_that_answers_changes_only(clock: FakeClock) -> None:
+    class Half(MemoryConversationStore):
+        not_promised = ("G3: revisions of changes made elsewhere", "G9: more")
+
+        def get_thread(self, thread: object) -> Any:
+            raise StoreBusy("/comms.db", 5)
+
+        def get_message(self, message: object) -> Any:
+            raise StoreBusy("/comms.db", 5)
+
+    with Half(clock=clock) as store:
+        MemoryConversationStore.create_thread(store, "PDF schema", thread_id="t")
+        add(store, "m")
+        with pytest.raises(WaitTimeout) as caught:
+            MessagePoller(store).wait("m", timeout=1)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "message m did not reach a terminal status within 1.0 s"
+    assert lines[-3:] == [
+        "  hint     the store cannot be read: /comms.db was busy for 5 s: another process or "
+        "connection holds its write lock; nothing was changed, try again",
+        "           G3: revisions of changes made elsewhere",
+        "           G9: more",
+    ]
+
+
+def test_what_is_awaited_when_all_have_ended_meanwhile(
+    store: MemoryConversationStore, poller: MessagePoller
+) -> None:
+    """A clock asks what a wait is for when it likes."""
+    add(store, "m", status="complete")
+    assert awaited([poller.track("m")]) == "a change"

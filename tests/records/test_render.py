@@ -170,3 +170,88 @@ def test_how_long_ago() -> None:
     assert render.ago(-27) == "in 27.0 s"
     assert render.ago(0.0426) == "0.0 s ago"
     assert render.ago(-0.0426) == "0.0 s ago"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (59.999, "60.0 s"),
+        (61, "1 min 1 s"),
+        (3599.9, "59 min 59 s"),
+        (3600 + 59, "1 h 0 min"),
+        (3600 + 60, "1 h 1 min"),
+        (86_399, "23 h 59 min"),
+        (86_400, "1 d 0 h"),
+        (86_400 + 3_599, "1 d 0 h"),
+        (86_400 + 3_600, "1 d 1 h"),
+        (-60, "-1 min 0 s"),
+        (-86_400, "-1 d 0 h"),
+    ],
+)
+def test_where_one_unit_ends_and_the_next_begins(seconds: float, text: str) -> None:
+    assert render.age(seconds) == text
+
+
+def test_short_spans_have_as_many_digits_as_they_need() -> None:
+    spans = [0.1, 0.0999, 0.09996, -0.05, -0.1, -27, 0.04321]
+    assert [render.span(seconds) for seconds in spans] == [
+        "0.1 s",
+        "0.0999 s",
+        "0.1 s",
+        "-0.05 s",
+        "-0.1 s",
+        "-27.0 s",
+        "0.0432 s",
+    ]
+    assert [render.ago(seconds) for seconds in (0, -0.0, 0.05, 0.06, -0.06, -200)] == [
+        "0.0 s ago",
+        "0.0 s ago",
+        "0.1 s ago",
+        "0.1 s ago",
+        "in 0.1 s",
+        "in 3 min 20 s",
+    ]
+
+
+def test_a_history_is_told_in_columns() -> None:
+    story = [change(1, previous=None), change(1000), change(20_000, status=COMPLETE)]
+    assert render.history(story) == [
+        "#1          +0.0 s  pending",
+        "#1000     +999.0 s  error cleared",
+        "#20000 +19,999.0 s  pending -> complete",
+    ]
+
+
+def test_what_an_error_is_worth_telling() -> None:
+    for each, text in (
+        (change(status=PROCESSING, error="e"), "pending -> processing"),
+        (change(previous=COMPLETE, status=COMPLETE, error="e", metadata={"a": 1}),
+         "metadata a, error e"),
+        (change(previous=PENDING, metadata={"a": 1}, error="e"), "metadata a"),
+        (change(error="x" * 130), f"error {'x' * 119}…"),
+        (change(previous=None, error="e"), "pending"),
+        (change(append="", content_length=0), "content 0"),
+    ):  # fmt: skip
+        assert render.what_changed(each) == text
+    assert render.shorten("a b c", 4) == "a b…"
+    assert render.shorten("a b c", 5) == "a b c"
+
+
+def test_columns_of_a_table_have_no_tail() -> None:
+    assert render.table([["name", "x"], ["a", "long one"], ["longer", ""]]) == [
+        "name    x",
+        "a       long one",
+        "longer",
+    ]
+
+
+def test_a_table_of_a_head_only_and_one_with_a_cell_too_many() -> None:
+    assert render.table([["a", "b"]]) == ["a  b"]
+    with pytest.raises(ValueError, match="zip"):
+        render.table([["a"], ["b", "c"]])
+
+
+def test_forty_changes_are_told_and_of_more_a_part() -> None:
+    story = [change(number, append="x") for number in range(1, 42)]
+    assert len(render.history(story[:40])) == 40
+    assert render.history(story)[20] == "…    1 more changes"

@@ -99,3 +99,12 @@ def test_broken_version_a_plain_mixed_in_enum_prints_otherwise() -> None:
         PENDING = "pending"
 
     assert str(Plain.PENDING) != "pending"
+
+
+@pytest.mark.parametrize("before", WORDS)
+def test_what_a_status_can_become(before: str) -> None:
+    """UNKNOWN too is a status, and becomes nothing."""
+    status = MessageStatus(before)
+    can_become = {(before, after) for after in WORDS if status.can_become(MessageStatus(after))}
+    assert can_become == {step for step in LEGAL if step[0] == before}
+    assert {type(status.can_become(after)) for after in MessageStatus} == {bool}

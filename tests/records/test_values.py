@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import OrderedDict, UserDict, defaultdict
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any
@@ -370,3 +370,74 @@ def test_a_count(value: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=r"^limit must be (an int|at least 1), not "):
         values.count(value, "limit", least=1)
     assert values.count(1, "limit", least=1) == 1
+
+
+def test_a_count_says_what_it_is_of() -> None:
+    assert values.count(0, "since", least=0) == 0
+    with pytest.raises(TypeError, match=r"^since must be an int, not '1'$"):
+        values.count("1", "since", least=0)
+    with pytest.raises(ValueError, match=r"^since must be at least 7, not 6$"):
+        values.count(6, "since", least=7)
+
+
+def test_what_is_kept() -> None:
+    for good in (0, 5, timedelta(0), timedelta(days=1)):
+        assert values.keep(good) == good
+    for negative in (-1, timedelta(microseconds=-1)):
+        with pytest.raises(ValueError, match=r"^keep must (be at least 0|not be negative), not "):
+            values.keep(negative)
+    for bad in (True, 1.0, "1", None):
+        with pytest.raises(
+            TypeError, match=f"^keep must be a number of changes or a timedelta, not {bad!r}$"
+        ):
+            values.keep(bad)
+
+
+def test_where_a_text_no_file_can_hold_is_broken() -> None:
+    with pytest.raises(ValueError, match="lone surrogate") as caught:
+        values.text("a\u00e9\udc80\ud800", "content")
+    assert str(caught.value) == (
+        "content has a lone surrogate ('\\udc80') at character 2, which no file can hold; decode "
+        "the bytes it came from with errors='replace'"
+    )
+    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
+    assert type(values.text(Word("\u00e9"), "content")) is str
+
+
+def test_an_id_is_told_its_bounds() -> None:
+    with pytest.raises(
+        ValueError, match="^thread_id may have up to 1,000 characters, this one has 1,001$"
+    ):
+        values.thread_id_of("x" * 1_001)
+    with pytest.raises(ValueError, match="^message_id must not be empty$"):
+        values.message_id_of({"message_id": ""})
+    with pytest.raises(TypeError, match="^message_id must be a str, not 3$"):
+        values.message_id_of({"id": 3})
+
+
+def test_an_answer_in_place_of_its_message_gets_a_hint() -> None:
+    class Reply:
+        answer = MESSAGE
+
+        def __repr__(self) -> str:
+            return "<reply>"
+
+    with pytest.raises(TypeError, match=r"not <reply>; pass its \.answer$"):
+        values.message_id_of(Reply())
+    with pytest.raises(TypeError, match=r"with 'message_id', not 3$"):
+        values.message_id_of(3)
+    with pytest.raises(TypeError, match=r"with 'thread_id', not Message\(.*; pass its \.thread_id"):
+        values.thread_id_of(MESSAGE)
+
+
+def test_what_is_nested_too_deep_is_shown_by_its_beginning() -> None:
+    with pytest.raises(ValueError, match="is nested more than 100 deep$") as caught:
+        values.metadata({"a": nested(100)})
+    path = f"metadata['a']{'[0]' * 99}"
+    assert str(caught.value) == f"{path[:200]}… is nested more than 100 deep"
+
+
+def test_text_of_json_is_short_and_as_it_was() -> None:
+    assert values.dump({"a": [1, "\u00e9"], "b": None}) == '{"a":[1,"\u00e9"],"b":null}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        values.dump(math.nan)

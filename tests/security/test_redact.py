@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode, urlsafe_b64encode
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -23,6 +26,7 @@ from pytest_claude_comms import (
     redact_secrets,
     secret_forms,
 )
+from pytest_claude_comms.redaction import redaction_of
 
 from .conftest import OpenStore
 from .kit import bytes_in, told
@@ -154,6 +158,7 @@ def test_nothing_is_stored_if_it_fails(opened: OpenStore, function: Any, reason:
         ("metadata", lambda: store.create_thread(metadata={"a": [SECRET]})),
         ("module_name", lambda: store.add_message("t", SECRET)),
         ("message_type", lambda: store.add_message("t", "", message_type=SECRET)),
+        ("metadata", lambda: store.add_message("t", "", message_type="", metadata={SECRET: 1})),
         ("content", lambda: store.add_message("t", "", SECRET, message_type="")),
         ("content", lambda: store.update_message("m", append=SECRET)),
         ("content", lambda: store.update_message("m", content=SECRET, status="complete")),
@@ -288,9 +293,10 @@ def test_a_third_party_is_asked_to_redact_or_refused(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_well_known_forms(text: str, left: str | None) -> None:
-    found = redact_secrets(text)
-    assert found == (text if left is None else left)
-    assert redact_secrets(found) == found
+    for redact in (redact_secrets, SecretRedactor()):
+        found = redact(text)
+        assert found == (text if left is None else left)
+        assert redact(found) == found
 
 
 def test_values_of_ones_own_in_every_form() -> None:
@@ -371,3 +377,274 @@ def test_values_that_are_none(values: Any, kind: type[Exception], text: str) -> 
     with pytest.raises(kind, match=text) as caught:
         SecretRedactor(values)
     assert "swordfish" not in str(caught.value)
+
+
+LETTERS = "Zx8Kq2Wv7Lm4Rt9Yp1Bn6Cd3Hj5Gf0SsTtUuVvWw"
+
+
+@pytest.mark.parametrize(
+    ("before", "begin", "size", "mark"),
+    [
+        ("x", "sk-ant-", 6, "API_KEY"),
+        (" ", "sk-", 32, "TOKEN"),
+        (" ", "sk-proj-", 32, "TOKEN"),
+        *[("(", f"gh{kind}_", 16, "TOKEN") for kind in "opsur"],
+        ("x", "github_pat_", 16, "TOKEN"),
+        ("x", "glpat-", 16, "TOKEN"),
+        ("=", "xoxb-", 8, "TOKEN"),
+        ("=", "AIza", 35, "TOKEN"),
+        ("Bearer ", "", 16, "TOKEN"),
+        ("bearer ", "", 16, "TOKEN"),
+    ],
+)
+def test_a_key_of_a_well_known_form_is_taken_out_and_a_shorter_one_is_none(
+    before: str, begin: str, size: int, mark: str
+) -> None:
+    key = f"{begin}{LETTERS[:size]}"
+    for redact in (redact_secrets, SecretRedactor()):
+        assert redact(f"a{before}{key}") == f"a{before}<{mark}>"
+        assert redact(f"a{before}{key} b") == f"a{before}<{mark}> b"
+        assert redact(f"a{before}{key[:-1]}") == f"a{before}{key[:-1]}"
+
+
+@pytest.mark.parametrize("kind", ["AKIA", "ASIA"])
+def test_a_key_of_a_cloud_has_its_length(kind: str) -> None:
+    redact = SecretRedactor()
+    key = f"{kind}{LETTERS[:16].upper()}"
+    assert redact(f"({key})") == "(<TOKEN>)"
+    for other in (key[:-1], f"{key}A", f"A{key}"):
+        assert redact(other) == other
+
+
+def test_a_web_token_and_where_words_are_none() -> None:
+    redact = SecretRedactor()
+    token = "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl-_x"
+    assert redact(f"({token})") == "(<TOKEN>)"
+    for other in (token.rpartition(".")[0], f"-{token}", f"task-{LETTERS}", f"xghp_{LETTERS}"):
+        assert redact(other) == other
+    assert redact("Bearer abcdefghijklmnopqrst") == "Bearer abcdefghijklmnopqrst", "no digit"
+
+
+def test_each_form_of_values_and_variables_is_taken_out() -> None:
+    """As a whole, without what stands around it, line by line, in JSON, in a URL, in base64."""
+    secret = 's\u00e9cret/"1 +2?'
+    redact = SecretRedactor([secret])
+    forms = [secret, f"  {secret}\n", f"x{secret}x"]
+    inside = secret
+    for escaped in (False, True):
+        inside = secret
+        for _ in range(3):
+            inside = json.dumps(inside, ensure_ascii=escaped)[1:-1]
+            forms.append(inside)
+    quoted = quote(secret, safe="")
+    forms += [quoted, quoted.lower(), quote(secret, safe="/"), quote_plus(secret)]
+    whole = b64encode(secret.encode()).decode()
+    forms += [whole, whole.rstrip("=")]
+    for form in forms:
+        left = redact(form)
+        assert "<SECRET>" in left, form
+        assert len(left.replace("<SECRET>", "")) <= 3, form
+        assert redact(left) == left
+    size = len(secret.encode())
+    for place in range(6):
+        for encode in (b64encode, urlsafe_b64encode):
+            coded = encode(b"?" * place + secret.encode() + b"y" * 3).decode()
+            first, last = -(-place * 8 // 6), (place + size) * 8 // 6
+            assert redact(coded) == f"{coded[:first]}<SECRET>{coded[last:]}"
+
+
+def test_of_several_lines_each_is_a_secret_and_of_a_header_its_value() -> None:
+    redact = SecretRedactor(environ={"X_HEADERS": "X-One: Bearer swordfish99\nX-Two: halibut12345"})
+    for text, left in (
+        ("X-One: Bearer swordfish99\nX-Two: halibut12345", "<X_HEADERS>"),
+        ("X-Two: halibut12345", "<X_HEADERS>"),
+        ("Bearer swordfish99", "<X_HEADERS>"),
+        ("a swordfish99", "a <X_HEADERS>"),
+        ("a halibut12345", "a <X_HEADERS>"),
+        ("X-One: ", "X-One: "),
+    ):
+        assert redact(text) == left
+    assert SecretRedactor([" swordfish "])("swordfish") == "<SECRET>"
+    redact = SecretRedactor(["swordfish-12\nhalibut-11x"])
+    assert redact("swordfish-12, halibut-11x") == "<SECRET>, halibut-11x", "12 characters or more"
+
+
+def test_what_is_short_is_not_looked_for_in_base64() -> None:
+    for secret, found in (("swordfi", False), ("swordfis", True)):
+        coded = b64encode(secret.encode()).decode()
+        assert (SecretRedactor([secret])(coded) == "<SECRET>") is found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        *[(f"MY_{word}", "swordfish", "swordfish") for word in (
+            "KEY", "TOKEN", "SECRET", "PASSWORD", "PASSPHRASE", "AUTH", "HEADERS", "CREDENTIAL",
+            "CREDS", "COOKIE", "JWT", "BEARER", "WEBHOOK", "CONNECTION_STRING", "CONNECTIONSTRING",
+            "PASS", "PWD", "PAT",
+        )],
+        ("db_password", "swordfish", "swordfish"),
+        ("MAX_TOKENS", "1000000", None),
+        ("MAX_TOKENS", "swordfish", "swordfish"),
+        ("KEY_TIMEOUT_MS", "1000000", None),
+        ("KEY_TTL", "1000000", None),
+        ("PATH", "/usr/bin:/bin", None),
+        ("BYPASS", "swordfish", None),
+        ("PASSENGER", "swordfish", None),
+        ("PATIENCE", "swordfish", None),
+        ("API_KEY", "short", None),
+        ("API_KEY", "sixsix", "sixsix"),
+        ("PROXY", "http://joe:swordfish@host/", "swordfish"),
+        ("PROXY", "http://swordfish@host/", "swordfish"),
+        ("PROXY", "http://joe:sword%20fish@host/", "sword fish"),
+        ("PROXY", "http://joe:sw%6Frdfish@host/", "swordfish"),
+        ("PROXY", "http://joe:sw%6Frdfish@host/", "sw%6Frdfish"),
+        ("URL", "https://host/?a=b&api_key=swordfish&c=d", "swordfish"),
+        ("URL", "https://host/?pass=swordfish", "swordfish"),
+        ("DSN", "host;pwd=swordfish;x=y", "swordfish"),
+        ("URL", "https://host/?sig=swordfish", "swordfish"),
+        ("URL", "https://host/swordfish?a=b", None),
+    ],
+)  # fmt: skip
+def test_which_variables_are_secret(name: str, value: str, secret: str | None) -> None:
+    redact = SecretRedactor(environ={name: value})
+    if secret is None:
+        assert redact(value) == value
+    else:
+        assert redact(f"a {secret} b") == f"a <{name}> b"
+
+
+def test_the_longest_secret_is_found_first_and_of_what_overlaps_nothing_stays() -> None:
+    redact = SecretRedactor(["swordfish", "swordfish-and-chips", "chips-and-peas"])
+    assert redact("swordfish-and-chips") == "<SECRET>"
+    assert redact("swordfish-and-peas") == "<SECRET>-and-peas"
+    assert redact("a swordfish-and-chips-and-peas b") == "a <SECRET> b"
+    assert redact("chips-and-peas, swordfish") == "<SECRET>, <SECRET>"
+    environ = {"A_KEY": "swordfish", "B_KEY": "swordfish", "C_KEY": "swordfish-tail"}
+    redact = SecretRedactor(environ=environ)
+    assert redact("swordfish swordfish-tail") == "<A_KEY> <C_KEY>"
+    side_by_side = SecretRedactor(environ={"A_KEY": "halibut", "B_KEY": "swordfish"})
+    assert side_by_side("halibutswordfishhalibut") == "<A_KEY><B_KEY><A_KEY>"
+
+
+def test_a_variable_whose_bytes_are_no_text() -> None:
+    redact = SecretRedactor(environ={"A_KEY": "swordfish\udc80"})
+    assert redact("swordfish%80") == "<A_KEY>"
+    assert redact(b64encode(b"swordfish\x80!!").decode()) == "<A_KEY>CEh"
+
+
+# -- what is asked of a function
+
+
+def test_nothing_is_asked_of_an_empty_text(opened: OpenStore) -> None:
+    store = opened(redact=lambda text: text or "was empty")
+    assert store.create_thread("").title == ""
+
+
+def test_what_it_returns_is_stored_as_a_plain_str() -> None:
+    class Marked(str):
+        __slots__ = ()
+
+    store = MemoryConversationStore(redact=Marked)
+    assert type(store.create_thread("a").title) is str
+
+
+def test_the_error_names_what_failed_and_where_if_it_has_a_place() -> None:
+    class Hook:
+        def __call__(self, text: str) -> str:
+            raise LookupError(text)
+
+    with pytest.raises(RedactionError) as caught:
+        MemoryConversationStore(redact=Hook()).create_thread("a")
+    assert re.search(r"Hook raised LookupError at \S*test_redact\.py:\d+$", caught.value.reason)
+    # What is written in C has no line of its own.
+    with pytest.raises(RedactionError, match="nothing was stored: int raised ValueError$"):
+        MemoryConversationStore(redact=int).create_thread("a")  # type: ignore[arg-type]
+
+
+def test_a_store_may_be_used_again_after_its_function_failed() -> None:
+    fails = [True]
+
+    def sometimes(text: str) -> str:
+        if fails:
+            raise LookupError
+        return text
+
+    store = MemoryConversationStore(redact=sometimes)
+    with pytest.raises(RedactionError):
+        store.create_thread("a")
+    fails.clear()
+    assert store.create_thread("a").title == "a"
+    assert len(store.threads()) == 1
+
+
+def test_how_much_may_be_the_beginning_of_a_secret_with_spaces() -> None:
+    redact = SecretRedactor(["correct horse", "correct horse battery", "swordfish"])
+    for text, size in (
+        ("", 0),
+        ("c", 1),
+        ("the correct", 7),
+        ("the correct hors", 12),
+        ("the correct horse", 13),
+        ("the correct horse b", 15),
+        ("the correct horse battery", 0),
+        ("sword", 0),
+    ):
+        assert redact.unfinished(text) == size
+    assert SecretRedactor(["correct horse"]).unfinished("the correct hors") == 12
+
+
+@pytest.mark.parametrize("function", [is_wordless, answers_in_bytes, is_broken])
+def test_the_error_names_the_function_that_answered_wrong(function: Any) -> None:
+    with pytest.raises(RedactionError) as caught:
+        MemoryConversationStore(redact=function).create_thread("a")
+    assert caught.value.reason.startswith(f"{function.__name__} returned a ")
+    with pytest.raises(RedactionError, match="stored: grows changes its own results: it must leav"):
+        MemoryConversationStore(redact=grows).create_thread("a")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{SECRET: 1}, {"a": SECRET}, {"a": [1, SECRET]}, {"a": {"b": {SECRET: 1}}}, {"a": [[SECRET]]}],
+)
+def test_the_error_says_what_was_to_be_redacted_however_deep(metadata: dict[str, Any]) -> None:
+    def fails(text: str) -> str:
+        if SECRET in text:
+            raise LookupError
+        return text
+
+    with pytest.raises(RedactionError) as caught:
+        MemoryConversationStore(redact=fails).create_thread(metadata=metadata)
+    assert caught.value.what == "metadata"
+
+
+def test_the_error_says_so_too_if_it_fails_on_its_own_result() -> None:
+    def once(text: str) -> str:
+        if text == "b":
+            raise LookupError
+        return "b"
+
+    with pytest.raises(RedactionError) as caught:
+        MemoryConversationStore(redact=once).create_thread("a")
+    assert (caught.value.what, "once raised LookupError" in caught.value.reason) == ("title", True)
+
+
+def test_a_secret_that_is_part_of_a_variables_name_is_left() -> None:
+    environ = {
+        "SWORDFISH_KEY": "halibut",
+        "MY-TURBOT_KEY": "mackerel",
+        "A_KEY": "SWORDFISH",
+        "B_KEY": "MY-TURBOT",
+    }
+    redact = SecretRedactor(environ=environ)
+    left = redact("halibut mackerel")
+    assert left == redact(left) == "<SWORDFISH_KEY> <MY-TURBOT_KEY>"
+
+
+def test_what_a_store_redacts_with_is_known() -> None:
+    store = MemoryConversationStore(redact=redact_secrets)
+    found = redaction_of(store)
+    assert found is not None
+    assert found.redact is redact_secrets
+    assert redaction_of(MemoryConversationStore()) is None
+    assert redaction_of(object()) is None

@@ -92,3 +92,22 @@ def test_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None
 def test_it_works_in_open_store() -> None:
     with open_store("memory:", redact=redactor_named("secrets")) as store:
         assert store.create_thread(KEY).title == "<API_KEY>"
+
+
+def test_what_a_name_that_is_none_is_told() -> None:
+    for name in ("", "x", "x:", ":x"):
+        with pytest.raises(
+            ValueError,
+            match=f"^{name!r} names no function: say 'secrets' or 'package.module:function'$",
+        ):
+            redactor_named(name)
+    for name, kind in (("no.such:f", ImportError), ("os:no_such", AttributeError)):
+        with pytest.raises(ValueError, match=f"^{name!r} cannot be imported: .*no.*") as caught:
+            redactor_named(name)
+        assert isinstance(caught.value.__cause__, kind)
+    with pytest.raises(TypeError, match="^redact must be a function from str to str, not "):
+        redactor_named("os:name")
+
+
+def test_a_name_may_lead_into_a_class() -> None:
+    assert redactor_named("builtins:str.upper") is str.upper

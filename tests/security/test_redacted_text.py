@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_claude_comms import SecretRedactor, open_store, redact_secrets, redacted_text
-from pytest_claude_comms.redacted_text import RedactedAppends, RedactedStream
+from pytest_claude_comms import (
+    RedactionError,
+    SecretRedactor,
+    open_store,
+    redact_secrets,
+    redacted_text,
+)
+from pytest_claude_comms.redacted_text import Edit, RedactedAppends, RedactedStream
 from pytest_claude_comms.redaction import Redaction
 
 from .conftest import OpenStore
@@ -277,3 +284,67 @@ def test_a_key_that_never_ends_does_not_swallow_all_that_follows() -> None:
     assert stored.startswith("one\n<PRIVATE_KEY>")
     assert "MIIE" not in stored
     assert len(stored) == 4 + len("<PRIVATE_KEY>") + 10_000 * 9 - (19_999 - 10_000)
+
+
+def test_what_an_edit_is_to_a_store() -> None:
+    assert Edit("text").as_changes() == {"append": "text"}
+    assert Edit("").as_changes() == {}
+    assert Edit("text", replaces=True).as_changes() == {"content": "text"}
+    assert Edit("", replaces=True).as_changes() == {"content": ""}
+
+
+@pytest.mark.usefixtures("sized")
+@settings(max_examples=50)
+@given(cut_texts(), cut_texts())
+def test_a_stream_that_begins_anew_comes_to_what_it_began_with(
+    before: list[str], pieces: list[str]
+) -> None:
+    stream, stored = RedactedStream(Redaction(REDACT)), ""
+    for place, piece in enumerate([*before, "", *pieces]):
+        edit = stream.edit(piece, replaces=place == len(before))
+        stored = edit.text if edit.replaces else stored + edit.text
+    edit = stream.edit("", whole=True)
+    stored = edit.text if edit.replaces else stored + edit.text
+    assert stored == REDACT("".join(pieces))
+
+
+def test_whenever_a_function_fails_the_error_says_what_it_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shrink(monkeypatch)
+    pieces = [f"{word} " * 9 + "wor" for word in ("some", PHRASE, "more", SECRET)] + ["correct ho"]
+    failed: list[str] = []
+    for fails_at in range(200):
+        calls = 0
+
+        def fails(text: str) -> str:
+            nonlocal calls
+            calls += 1
+            if calls > fails_at:
+                raise LookupError
+            return REDACT(text)
+
+        fails.unfinished = REDACT.unfinished  # type: ignore[attr-defined]
+        stream, appends = RedactedStream(Redaction(fails)), RedactedAppends(Redaction(fails))
+        stored = ""
+        try:
+            for piece in pieces:
+                stream.edit(piece)
+                edit = appends.appended("m", stored, piece)
+                stored = edit.text if edit.replaces else stored + edit.text
+        except RedactionError as error:
+            failed.append(error.what)
+    assert 20 < len(failed) < 200
+    assert set(failed) == {"content"}
+
+
+@pytest.mark.parametrize("space", [" ", "\n"])
+def test_a_text_is_settled_between_words_for_a_function_that_looks_for_words(
+    monkeypatch: pytest.MonkeyPatch, space: str
+) -> None:
+    """Wherever else it were cut, there would be a word of four letters that there is not."""
+    shrink(monkeypatch)
+    stream = RedactedStream(Redaction(lambda text: re.sub(r"\b\w{4}\b", "<W>", text)))
+    words = [f"abcdefghij{space}"] * 100
+    assert "".join(stream.edit(word).text for word in words) == "".join(words)
+    assert len(stream._end.raw) < 2 * 40 + 11

@@ -442,6 +442,7 @@ def test_without_a_fork_there_is_nothing_to_do_after_one(
     assert vars(again).keys() >= vars(module).keys() - {"__cached__"}
 
 
+@posix
 @pytest.mark.parametrize("kind", ["pipe", "socket", "link"])
 @pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
 def test_what_is_no_regular_file_is_no_store(scheme: str, kind: str) -> None:
