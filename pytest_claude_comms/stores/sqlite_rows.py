@@ -427,7 +427,7 @@ class SQLiteTransaction(SQLiteSnapshot):
         if change.previous is None:
             number, tail = self._insert(row), 0
         else:
-            number, tail = self._place(row.message_id)
+            number, tail = self._places[row.message_id]  # who changes a message has read it here
         mark = new_mark()
         revision = self._insert_change(number, change, mark)
         if change.append is not None:
@@ -481,11 +481,6 @@ class SQLiteTransaction(SQLiteSnapshot):
         )
         assert added.lastrowid is not None
         return added.lastrowid
-
-    def _place(self, message_id: str) -> tuple[int, int]:
-        if message_id not in self._places:
-            self.message(message_id)
-        return self._places[message_id]
 
     def _insert_change(self, number: int, change: ChangeRow, mark: int) -> int:
         previous = change.previous

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from .choosing import of_functions, sampled
 from .copies import in_copies
 from .forks import LONGEST_TEST, in_forks
 from .mutants import Mutant
@@ -74,12 +76,19 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("files", nargs="*", choices=[[], *TARGETS], metavar="FILE")
     parser.add_argument("--kind", choices=["python", "sql", "all"], default="all")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N of a file, by chance")
+    parser.add_argument("--seed", type=int, default=1, help="what makes the chance; 1 if not given")
+    parser.add_argument("--functions", nargs="+", metavar="NAME", help="only inside these")
     parser.add_argument("--results", type=Path, default=Path("mutation-results"))
     parser.add_argument("--again", action="store_true", help="try those that survived again")
     parser.add_argument("--copies", action="store_true", help="a new run of pytest for each mutant")
+    parser.add_argument("--forks", action="store_true", help="none that needs a new run of pytest")
     parser.add_argument("--tests", nargs="*", help="these tests in place of the file's own")
     parser.add_argument(
         "--longest", type=float, default=LONGEST_TEST, help="seconds a test may take"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=math.inf, help="seconds of tests for one mutant"
     )
     parser.add_argument("--slow", action="store_true", help="with the tests that take seconds")
     parser.add_argument("--show", action="store_true", help="only print what is known")
@@ -89,7 +98,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _try_target(target: Target, options: argparse.Namespace) -> None:
     path = PACKAGE / target.path
     source = path.read_text(encoding="utf-8")
-    mutants = target.mutants(source, options.kind)
+    mutants = every = target.mutants(source, options.kind)
+    if options.functions:
+        mutants = of_functions(mutants, source, options.functions)
+    if options.sample is not None:
+        mutants = sampled(mutants, source, options.sample, options.seed)
+    if len(mutants) < len(every):
+        print(f"{target.path}: {len(mutants)} of {len(every)} mutants")
     options.results.mkdir(exist_ok=True)
     results = Results(options.results / f"{target.path.replace('/', '.')}.jsonl", source)
     again = ("survived", "no test") if options.again else ()
@@ -106,13 +121,13 @@ def _try_target(target: Target, options: argparse.Namespace) -> None:
     if inside:
         tests = options.tests or target.tests
         slow = () if options.slow else SLOW
-        runner = in_forks(path, inside, tests, results.tell, options.longest, slow)
+        runner = in_forks(path, inside, tests, results.tell, options.longest, slow, options.budget)
         for name in runner.failed:
             print(f"fails without a mutant: {name}")
         for name in runner.left_out:
             print(f"left out, it takes long: {name}")
     outside = [mutant for mutant in left if mutant not in inside]
-    if outside:
+    if outside and not options.forks:
         in_copies(path, outside, options.tests or target.at_import, results.tell)
     results.show(mutants, target.path)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,7 +54,9 @@ class Forking:
         tell: Callable[[Mutant, Tried], None],
         longest: float = LONGEST_TEST,
         slow: Collection[str] = (),
+        budget: float = math.inf,
     ) -> None:
+        self._budget = budget
         self._path = path
         self._slow = slow
         self._source = path.read_text(encoding="utf-8")
@@ -143,8 +147,9 @@ class Forking:
             return Tried("no test", "")
         likely = self._killers.setdefault(mutant.function, [])
         order = sorted(names, key=lambda name: (name not in likely, baseline.seconds[name]))
-        cpu = 5 + 5 * sum(baseline.seconds[name] for name in names)
-        real = 15 + 5 * sum(baseline.waited[name] for name in names)
+        order = self._within_budget(order, baseline)
+        cpu = 5 + 5 * sum(baseline.seconds[name] for name in order)
+        real = 15 + 5 * sum(baseline.waited[name] for name in order)
         with tempfile.TemporaryDirectory() as folder:
             note = Path(folder, "killer")
             code = self._in_fork(
@@ -161,6 +166,10 @@ class Forking:
         if not killer:
             raise RuntimeError(f"{mutant.shown(self._source)}: a fork ended with {code}")
         return Tried("killed", killer)
+
+    def _within_budget(self, names: Sequence[str], baseline: Baseline) -> list[str]:
+        spent = accumulate(baseline.seconds[name] for name in names)
+        return [name for name, sum_ in zip(names, spent, strict=True) if sum_ <= self._budget]
 
     def _survive(self, mutant: Mutant, names: Sequence[str], note: Path) -> None:
         def seen(name: str) -> NoReturn:
@@ -247,9 +256,10 @@ def in_forks(
     tell: Callable[[Mutant, Tried], None],
     longest: float = LONGEST_TEST,
     slow: Collection[str] = (),
+    budget: float = math.inf,
 ) -> Forking:
     """Try mutants that are inside functions."""
-    runner = Forking(path, mutants, tell, longest, slow)
+    runner = Forking(path, mutants, tell, longest, slow, budget)
     code = pytest.main([*PYTEST, "-p", "no:terminal", *tests], plugins=[runner])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"pytest ended with {code!r}")

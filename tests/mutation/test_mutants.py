@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import pytest_claude_comms
 
+from .choosing import of_functions, sampled
 from .mutants import Mutant, python_mutants
 from .planting import put_in
 from .sql import sql_mutants
@@ -141,3 +143,28 @@ def test_a_function_gets_the_mutants_code_wherever_it_is_held(
         assert held == 2
     put_in(path, found["5 → 6"].applied(source), found["5 → 6"])
     assert planted.LEAST == 6
+
+
+_TWO = "def f(a):\n    return a < 1\n\n\ndef g(a):\n    b = a + 2\n    return b\n"
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_grows_into_a_larger_one() -> None:
+    mutants = python_mutants(_TWO)
+    samples = [sampled(mutants, _TWO, count, 7) for count in range(len(mutants) + 2)]
+    assert [len(each) for each in samples] == [*range(len(mutants) + 1), len(mutants)]
+    for smaller, larger in pairwise(samples):
+        assert larger == [mutant for mutant in mutants if mutant in larger]
+        assert set(smaller) <= set(larger)
+    assert sampled(mutants, _TWO, 3, 7) == samples[3]
+    assert len({tuple(sampled(mutants, _TWO, 3, seed)) for seed in range(20)}) > 1
+
+
+def test_a_sample_stays_when_other_lines_change() -> None:
+    longer = "import os\n\n" + _TWO
+    before = shown(sampled(python_mutants(_TWO), _TWO, 4, 7), _TWO)
+    assert shown(sampled(python_mutants(longer), longer, 4, 7), longer) == before
+
+
+def test_the_mutants_of_one_function() -> None:
+    mutants = of_functions(python_mutants(_TWO), _TWO, ["g"])
+    assert shown(mutants, _TWO) == ["a + 2 → None", "+ → -", "2 → 3", "b → None"]

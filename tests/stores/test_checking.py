@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms import ConversationStore, StoreBusy, StoreError, open_store
-from pytest_claude_comms.stores import sqlite_check
+from pytest_claude_comms.stores import sqlite_check, tinydb_check
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock
+from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.reports import CheckReport
 from tests.stores.keeping_kit import every_store, everything, file_stores, fill, posix, run
 from tests.stores.test_copying import _WRITE
@@ -761,3 +762,42 @@ def test_a_file_that_cannot_be_checked(sqlite_file: Path, monkeypatch: pytest.Mo
     finally:
         lock.release()
         lock.close()
+
+
+def test_what_is_found_is_told_in_order(sqlite_file: Path) -> None:
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        for name in ("z", "b", "y"):
+            db.execute(f"CREATE VIEW {name} AS SELECT 1")
+        for number in (9_998, 9_997, 9_999):
+            db.execute(f"INSERT INTO contents VALUES ({number}, 1, 'ghost')")
+    things = [each.thing for each in check_store(f"sqlite:///{sqlite_file}").findings]
+    assert things == ["b", "y", "z", "text 9997", "text 9998", "text 9999"]
+
+
+def test_a_table_of_somebody_elses_that_numbers_its_rows(sqlite_file: Path) -> None:
+    before = check_store(f"sqlite:///{sqlite_file}")
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        db.execute("CREATE TABLE mine (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+        db.execute("INSERT INTO mine VALUES (9999)")
+    report = check_store(f"sqlite:///{sqlite_file}")
+    assert (report.ok, report.revision) == (True, before.revision)
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        db.execute("DELETE FROM sqlite_sequence WHERE name = 'changes'")
+    assert "revision" in kinds(check_store(f"sqlite:///{sqlite_file}"))
+
+
+@file_stores
+@pytest.mark.parametrize("keep", [None, 5, 0])
+def test_what_is_looked_at_is_what_the_store_holds(
+    store: KeepingStore, tmp_path: Path, keep: int | None
+) -> None:
+    path = str(tmp_path / "s")
+    with open_store(f"{store.backend}:///{path}", durability="process") as other:
+        assert isinstance(other, KeepingStore)
+        fill(other)
+        other.add_message("t", "a", message_type="note", message_id="last", content="x\0y")
+        if keep is not None:
+            other.compact(keep=keep)
+        expected = other.snapshot()
+    look = {"sqlite": sqlite_check.look, "tinydb": tinydb_check.look}[store.backend]
+    assert look(path) == (expected, [], [])
