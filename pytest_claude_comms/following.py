@@ -165,7 +165,8 @@ class Follower:
         now_us = self.clock.now_us()
         if self._deadline_us is None or self._deadline_us > now_us - (not instant_over):
             return False
-        self.store.expire()  # what it settles is a change, and then the next one is asked for
+        self._deadline_known = False  # where expire fails, the next look is not due at once
+        self.store.expire()
         return True
 
     def _deliver(self, tracker: StatusTracker) -> None:

@@ -82,7 +82,10 @@ class Transaction(Snapshot, Protocol):
     def add_thread(self, row: ThreadRow) -> None: ...
 
     def commit(self, row: MessageRow, change: ChangeRow) -> int:
-        """Keep a message's new row and its change; returns the revision that both were given."""
+        """Keep a message's new row and its change; returns the revision that both were given.
+
+        The message is new, or was read in this transaction.
+        """
 
 
 class BaseStore(ABC):

@@ -13,11 +13,9 @@ from weakref import WeakValueDictionary
 
 
 class Hub:
-    """Whom to wake, and how many commits there have been."""
+    """Whom to wake."""
 
     def __init__(self) -> None:
-        self.commits = 0
-        """Raised by each commit of this process, before the call that made it returns."""
         self._lock = threading.Lock()
         self._listeners: dict[object, Callable[[], None]] = {}
 
@@ -36,7 +34,6 @@ class Hub:
     def notify(self) -> None:
         """Tell everybody of a commit. Only once it can be read."""
         with self._lock:
-            self.commits += 1
             listeners = list(self._listeners.values())
         for wake in listeners:
             wake()

@@ -427,7 +427,7 @@ class SQLiteTransaction(SQLiteSnapshot):
         if change.previous is None:
             number, tail = self._insert(row), 0
         else:
-            number, tail = self._places[row.message_id]
+            number, tail = self._places[row.message_id]  # who changes a message has read it here
         mark = new_mark()
         revision = self._insert_change(number, change, mark)
         if change.append is not None:

@@ -8,7 +8,7 @@ import sys
 from collections import OrderedDict, UserDict, defaultdict
 from datetime import datetime, timedelta, timezone
 from enum import IntEnum
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -441,3 +441,21 @@ def test_text_of_json_is_short_and_as_it_was() -> None:
     assert values.dump({"a": [1, "\u00e9"], "b": None}) == '{"a":[1,"\u00e9"],"b":null}'
     with pytest.raises(ValueError, match="not JSON compliant"):
         values.dump(math.nan)
+
+
+def test_what_has_an_answer_gets_the_hint_to_pass_that() -> None:
+    reply = SimpleNamespace(answer="a")
+    with pytest.raises(TypeError, match=r"; pass its \.answer$"):
+        values.message_id_of(reply)
+    with pytest.raises(TypeError, match=r"; pass its \.message_id$"):
+        values.message_id_of(SimpleNamespace(message_id="m", answer="a"))
+
+
+@pytest.mark.parametrize("value", [1.5, True, "7", None])
+def test_what_is_to_be_kept_is_a_number_or_a_span(value: object) -> None:
+    assert values.keep(0) == 0
+    assert values.keep(timedelta(0)) == timedelta(0)
+    with pytest.raises(TypeError, match=f"^keep must be a number .*, not {value!r}$"):
+        values.keep(value)
+    with pytest.raises(ValueError, match="^keep must be at least 0, not -1$"):
+        values.keep(-1)

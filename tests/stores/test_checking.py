@@ -31,6 +31,7 @@ from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock
 from pytest_claude_comms.stores.invariants import findings_of, well_formed
 from pytest_claude_comms.stores.journal import _encode
+from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.stores.reports import CheckReport, StoreSnapshot
 from pytest_claude_comms.testing import FakeClock
@@ -1068,3 +1069,42 @@ def test_metadata_that_is_nested_without_an_end() -> None:
     (message, _) = snapshot_of_seed().messages
     with pytest.raises(ValueError, match="metadata is nested too deep"):
         well_formed(replace(message, metadata="[" * 100_000))
+
+
+def test_what_is_found_is_told_in_order(sqlite_file: Path) -> None:
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        for name in ("z", "b", "y"):
+            db.execute(f"CREATE VIEW {name} AS SELECT 1")
+        for number in (9_998, 9_997, 9_999):
+            db.execute(f"INSERT INTO contents VALUES ({number}, 1, 'ghost')")
+    things = [each.thing for each in check_store(f"sqlite:///{sqlite_file}").findings]
+    assert things == ["b", "y", "z", "text 9997", "text 9998", "text 9999"]
+
+
+def test_a_table_of_somebody_elses_that_numbers_its_rows(sqlite_file: Path) -> None:
+    before = check_store(f"sqlite:///{sqlite_file}")
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        db.execute("CREATE TABLE mine (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+        db.execute("INSERT INTO mine VALUES (9999)")
+    report = check_store(f"sqlite:///{sqlite_file}")
+    assert (report.ok, report.revision) == (True, before.revision)
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as db:
+        db.execute("DELETE FROM sqlite_sequence WHERE name = 'changes'")
+    assert "revision" in kinds(check_store(f"sqlite:///{sqlite_file}"))
+
+
+@file_stores
+@pytest.mark.parametrize("keep", [None, 5, 0])
+def test_what_is_looked_at_is_what_the_store_holds(
+    store: KeepingStore, tmp_path: Path, keep: int | None
+) -> None:
+    path = str(tmp_path / "s")
+    with open_store(f"{store.backend}:///{path}", durability="process") as other:
+        assert isinstance(other, KeepingStore)
+        fill(other)
+        other.add_message("t", "a", message_type="note", message_id="last", content="x\0y")
+        if keep is not None:
+            other.compact(keep=keep)
+        expected = other.snapshot()
+    look = {"sqlite": sqlite_check.look, "tinydb": tinydb_check.look}[store.backend]
+    assert look(path) == (expected, [], [])

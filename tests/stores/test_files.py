@@ -42,6 +42,9 @@ def test_two_locks_on_one_file_exclude_each_other(path: str) -> None:
         with pytest.raises(StoreBusy, match="the store was busy") as caught:
             two.acquire(CLOCK, 20_000, "the store")
         assert caught.value.waited >= 0.02
+        with pytest.raises(StoreBusy) as caught, two.held(CLOCK, 0, "the store"):
+            pass
+        assert caught.value.path == "the store"
     with two.held(CLOCK, 0, "x"):
         assert not one.try_acquire()
     one.close()
@@ -85,7 +88,7 @@ def test_another_thread_does_not_wait_for_ever(path: str) -> None:
 def test_the_same_thread_is_refused(path: str) -> None:
     lock = FileLock(path)
     with lock.held(CLOCK, 0, "x"):
-        with pytest.raises(RuntimeError, match="holds the lock .* already"):
+        with pytest.raises(RuntimeError, match=f"this thread holds the lock {path} already"):
             lock.try_acquire()
         with pytest.raises(RuntimeError, match="already"), lock.held(CLOCK, 0, "x"):
             pass
@@ -468,3 +471,18 @@ def test_what_is_no_regular_file_is_no_store(scheme: str, kind: str) -> None:
                 way()
         assert sorted(os.listdir(folder)) == before
         assert not path.is_file()
+
+
+@posix
+def test_a_new_directory_is_kept_over_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(files, "fsync_directory", synced.append)
+    assert create_private(str(tmp_path / "new" / "er" / "file"))
+    assert synced[:2] == [str(tmp_path), str(tmp_path / "new")]  # each has got a name in it
+
+
+def test_a_path_in_bytes_is_refused() -> None:
+    with pytest.raises(TypeError, match="path must be a str or a path of one, not b'store.db'"):
+        files.path_of(b"store.db")  # type: ignore[arg-type]

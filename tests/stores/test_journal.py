@@ -350,3 +350,190 @@ def test_damaged_lines_without_a_whole_one_after_them_are_torn(book: Journal) ->
     contents = book.read()
     assert contents is not None
     assert contents.place == places[-1]
+
+
+def test_a_journal_without_changes_goes_on(book: Journal) -> None:
+    place = book.start("store", Mark(5, 77))
+    contents = book.read()
+    assert contents is not None
+    assert (contents.place, contents.base, contents.records) == (place, Mark(5, 77), [])
+    assert book.append(contents.place, [{"number": 5}]).mark.seq == 6
+    assert numbers(book) == [5]
+
+
+def lines_of(*follow: tuple[int, dict[str, Any]]) -> bytes:
+    """A journal, and lines that are whole, whatever they say."""
+    lines = [(0, {"format": 1, "store_id": "store", "base": 0}), *follow]
+    return b"".join(journal._encode(link, fields) for link, fields in lines)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"hello\n", "its first line is damaged, at byte 0"),
+        (journal._encode(0, {"seq": 1, "ops": []}), "its first line is not that of a journal"),
+        (journal._encode(0, {"format": 1}), "its first line is not that of a journal"),
+        (journal._encode(0, {"format": 7}), "its format 7 is newer than this version"),
+        (lines_of((0, {"seq": 2, "ops": []})), "at byte 59 does not follow change 0"),
+        (lines_of((9, {"seq": 1, "ops": []})), "at byte 59 does not follow change 0"),
+        (lines_of((0, {"seq": 1, "ops": {}})), "at byte 59 does not follow change 0"),
+        (lines_of((0, {"seq": 1})), "at byte 59 does not follow change 0"),
+        (lines_of() + b"x\ny\n" + lines_of(), "the line at byte 59 is damaged and whole ones"),
+        (lines_of() + b"\n" + lines_of(), "the line at byte 59 is damaged and whole ones"),
+    ],
+)
+def test_a_refusal_says_which_file_and_why(book: Journal, data: bytes, reason: str) -> None:
+    assert len(lines_of()) == 59
+    Path(book.path).write_bytes(data)
+    with pytest.raises(StoreCorrupt) as caught:
+        book.read()
+    assert caught.value.path == book.path
+    assert reason in caught.value.reason
+
+
+def test_damage_at_the_end_ends_it_however_many_lines_it_is(book: Journal) -> None:
+    place = fill(book, 2)[-1]
+    with Path(book.path).open("ab") as file:
+        file.write(b"x\n\ny\n00000000 ")
+    assert numbers(book) == [0, 1]
+    assert book.read_on(place) == ([], place)
+
+
+def test_damage_right_behind_what_was_read_is_seen(book: Journal) -> None:
+    place = fill(book, 1)[-1]
+    with Path(book.path).open("ab") as file:
+        file.write(b"\n" + lines_of())
+    with pytest.raises(StoreCorrupt, match=f"the line at byte {place.end} is damaged"):
+        book.read_on(place)
+
+
+def test_a_file_that_is_read_in_pieces_is_read_whole(
+    book: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(book, 2)
+    whole = Path(book.path).read_bytes()
+    monkeypatch.setattr(journal, "os", FailingOS(read=lambda fd, size: os.read(fd, min(size, 7))))
+    assert journal.read_file(book.path)[1] == whole
+    assert journal.read_file(book.path, 5)[1] == whole[5:]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_no_file_is_left_open(book: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = fill(book, 1)[-1]
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        book.start("store", BEGINNING)
+        place = fill(book, 3)[-1]
+        numbers(book)
+        book.read_on(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(fsync=fail))
+        for _ in range(3):
+            with pytest.raises(OSError, match="Input/output"):
+                book.start("store", BEGINNING)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_append_that_is_durable_is_one_whatever_closing_says(
+    book: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fill(book, 1)[-1]
+
+    def close(descriptor: int) -> None:
+        os.close(descriptor)
+        fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(close=close))
+        place = book.append(place, [{"number": 1}])
+    book.append(place, [{"number": 2}])
+    assert numbers(book) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("power", [True, False])
+def test_a_new_journal_is_on_the_disk_before_it_has_its_name(
+    beacon: Path, monkeypatch: pytest.MonkeyPatch, *, power: bool
+) -> None:
+    done: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        done.append("fsync")
+        os.fsync(descriptor)
+
+    def replace(source: str, target: str) -> None:
+        # Only inside a directory it is made at one instant.
+        assert os.path.dirname(source) == os.path.dirname(target)
+        done.append("rename")
+        os.replace(source, target)
+
+    book = Journal(f"{beacon}.journal", beacon=str(beacon), power=power)
+    monkeypatch.setattr(journal, "os", FailingOS(fsync=fsync, replace=replace))
+    place = book.start("store", BEGINNING)
+    assert done == ["fsync", "rename"] if power else ["rename"]
+    synced: list[str] = []
+    monkeypatch.setattr(journal, "fsync_directory", synced.append)
+    place = book.append(place, [])
+    assert synced == [os.path.dirname(book.path)] * power
+    book.append(place, [])
+    assert len(synced) == power
+    assert done.count("fsync") == 3 * power
+
+
+def test_what_fails_is_told_though_its_remains_cannot_be_removed(
+    book: Journal, beacon: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fill(book, 1)[-1]
+
+    def unlink(path: str) -> None:
+        if os.path.exists(path):
+            raise PermissionError(errno.EACCES, "it cannot be removed")
+        os.unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(write=fail, unlink=unlink))
+        with pytest.raises(OSError, match="Input/output"):
+            book.start("store", BEGINNING)
+    beacon.unlink()
+    calls: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(fsync=fsync))
+        with pytest.raises(OSError, match="Input/output"):
+            book.append(place, [{"number": 1}])
+    assert numbers(book) == [0]
+
+
+def test_a_refusal_to_write_names_the_file(book: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = fill(book, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(fsync=fail))
+        with pytest.raises(StoreError) as caught:
+            book.append(places[2], [{"number": 1}])
+    assert str(caught.value).startswith(f"{book.path}: Input/output error; the change may have")
+    os.truncate(book.path, places[1].end)
+    with pytest.raises(StoreError) as caught:
+        book.append(places[2], [])
+    assert str(caught.value).startswith(f"{book.path} was changed")
+
+
+@pytest.mark.parametrize("system", ["posix", "nt"])
+def test_a_rename_that_stays_refused_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    tried: list[str] = []
+
+    def replace(source: str, target: str) -> None:
+        tried.append(source)
+        raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr(journal, "os", FailingOS(replace=replace, name=system))
+    monkeypatch.setattr(journal, "SECOND", 1)  # the patience, in microseconds
+    with pytest.raises(PermissionError, match="in use"):
+        journal.replace_file(str(tmp_path / "file"), str(tmp_path / "new"), b"x", power=False)
+    assert system == "nt" or len(tried) == 1
+    assert os.listdir(tmp_path) == []

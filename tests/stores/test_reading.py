@@ -21,7 +21,13 @@ from pytest_claude_comms import (
     StoreError,
     open_store,
 )
-from pytest_claude_comms.stores import open_for_reading, sqlite_check, sqlite_link, sqlite_quiet
+from pytest_claude_comms.stores import (
+    open_for_reading,
+    sqlite_check,
+    sqlite_link,
+    sqlite_quiet,
+    sqlite_rows,
+)
 from pytest_claude_comms.stores.backup import backup_store
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.copying import copy_store
@@ -537,3 +543,23 @@ def test_a_journal_that_does_not_reach_the_file_has_to_be_empty(tmp_path: Path) 
     (tmp_path / "s.journal").write_bytes(changes)
     with pytest.raises(StoreCorrupt, match="belong to another"):
         open_for_reading(url)
+
+
+def test_a_read_is_of_one_state_though_others_commit_between_its_statements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/s"
+    real = sqlite_rows.SQLiteSnapshot.changes
+    with open_store(url, durability="process") as store, open_for_reading(url) as reader:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "a", status="pending", message_id="m")
+
+        def changes(self: Any, *arguments: Any) -> Any:
+            monkeypatch.undo()
+            store.update_message("m", append="x")
+            return real(self, *arguments)
+
+        monkeypatch.setattr(sqlite_rows.SQLiteSnapshot, "changes", changes)
+        found = reader.changes()
+        assert (found.cursor, [change.revision for change in found]) == (1, [1])
+        assert [change.revision for change in reader.changes(found.cursor)] == [2]

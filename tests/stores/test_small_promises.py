@@ -25,7 +25,7 @@ from pytest_claude_comms.stores import open_for_reading
 from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore, State
 from pytest_claude_comms.testing import FakeClock, assert_no_pending, assert_status_sequence
-from tests.stores.keeping_kit import every_store
+from tests.stores.keeping_kit import every_store, file_stores
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -490,3 +490,44 @@ def test_a_store_that_returns_other_shapes_can_be_copied(store: ConversationStor
     again = copy.copy(legacy)
     assert again.url == store.url
     assert type(again.add_message(again.create_thread(), "a")) is str
+
+
+@every_store
+def test_each_of_several_watchers_is_woken_until_it_leaves(store: ConversationStore) -> None:
+    woken: list[str] = []
+    leave = [store.subscribe(lambda name=name: woken.append(name)) for name in "ab"]  # type: ignore[misc]
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a")
+    assert sorted(woken) == ["a", "b"]
+    leave[0]()
+    leave[0]()
+    store.add_message("t", "a")
+    assert sorted(woken) == ["a", "b", "b"]
+
+
+@file_stores
+def test_a_commit_wakes_who_has_that_file_open_and_nobody_else(
+    store: ConversationStore, tmp_path: Path
+) -> None:
+    woken: list[str] = []
+    url = f"{store.backend}:///{tmp_path}/other"
+    with (
+        open_store(url, durability="process") as other,
+        open_store(url, durability="process") as same,
+    ):
+        store.subscribe(lambda: woken.append("store"))
+        same.subscribe(lambda: woken.append("same"))
+        other.create_thread(thread_id="t")
+        other.add_message("t", "a")
+    assert woken == ["same"]
+
+
+@every_store
+def test_a_limit_is_reached_if_there_is_so_much(store: ConversationStore) -> None:
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", status="pending", message_id="m")
+    for number in range(130):
+        store.update_message("m", metadata={"n": number})
+    for limit, message in ((128, None), (129, "m"), (131, None), (2**70, None), (2**70, "m")):
+        found = store.changes(0, limit=limit, message=message)
+        assert len(found.items) == min(limit, 131)

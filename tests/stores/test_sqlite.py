@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pytest_claude_comms._version import __version__
 from pytest_claude_comms.clock import SECOND, Backoff, SystemClock
 from pytest_claude_comms.errors import (
     ClaudeCommsError,
@@ -36,6 +37,7 @@ from pytest_claude_comms.stores import (
     sqlite_link,
     sqlite_rows,
 )
+from pytest_claude_comms.stores.base import Durability
 from pytest_claude_comms.stores.core import BaseStore
 from pytest_claude_comms.stores.files import FileLock
 from pytest_claude_comms.stores.memory import MemoryConversationStore
@@ -1472,8 +1474,9 @@ def test_a_database_of_another_program_written_over_it(
     with raw(other) as db:
         db.execute("CREATE TABLE zoo (id)")
     path.write_bytes(other.read_bytes())
-    with pytest.raises(HistoryGone, match="another file was written over it"):
+    with pytest.raises(HistoryGone, match="another file was written over it") as caught:
         store.get_message("m")
+    assert caught.value.store == store.url
 
 
 def test_sqlite_itself_never_copies_the_log_into_the_file(
@@ -1769,3 +1772,488 @@ def test_a_file_that_cannot_be_looked_at_while_it_is_opened_is_looked_at_later(
         assert len(looks) == 2
         assert len(other.threads()) == 1
         assert len(looks) == 2
+
+
+def test_a_newer_copy_written_over_it_is_read(store: SQLiteConversationStore, path: Path) -> None:
+    # SQLite would go on answering from its memory: nobody has committed through it.
+    seed(store)
+    empty_log(path)
+    newer = path.with_name("newer.db")
+    newer.write_bytes(path.read_bytes())
+    with SQLiteConversationStore(newer, durability="process") as further:
+        further.update_message("m", append="x")
+    cursor = become_idle(store)
+    path.write_bytes(newer.read_bytes())
+    assert [change.append for change in store.changes(cursor)] == ["x"]
+    assert store.update_message("m", append="y").content == "xy"
+
+
+def test_a_read_is_of_one_state_though_others_commit_between_its_statements(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    seed(store)
+    store.cursor()
+    (link,) = store._idle
+    with SQLiteConversationStore(path, durability="process") as other:
+
+        def meanwhile(statement: str) -> None:
+            if "FROM changes AS c" in statement:
+                link.db.set_trace_callback(None)
+                other.update_message("m", append="x")
+
+        link.db.set_trace_callback(meanwhile)
+        found = store.changes()
+        assert (found.cursor, [change.revision for change in found]) == (1, [1])
+        assert [change.revision for change in store.changes(found.cursor)] == [2]
+
+
+def test_a_log_is_cut_off_behind_a_reader_that_is_done_in_a_moment(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(store)
+    monkeypatch.setattr(sqlite, "_READERS_MS", 60_000)  # however slow this machine is
+    store._next_checkpoint = 0
+    (link,) = store._idle
+    is_reading, has_begun, is_done = threading.Event(), threading.Event(), threading.Event()
+
+    def read() -> None:
+        with raw(path) as db:
+            db.execute("BEGIN")
+            db.execute("SELECT * FROM messages").fetchall()
+            is_reading.set()
+            has_begun.wait()
+            is_done.wait(0.05)  # in real time, so that the checkpoint comes to wait for it
+            db.execute("ROLLBACK")
+
+    def tell(statement: str) -> None:
+        if "wal_checkpoint" in statement:
+            has_begun.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    is_reading.wait()
+    link.db.set_trace_callback(tell)
+    try:
+        store.update_message("m", append="x")
+    finally:
+        link.db.set_trace_callback(None)
+        has_begun.set()
+        is_done.set()
+        reader.join()
+    assert os.stat(f"{path}-wal").st_size == 0
+    # From here on whoever is in the way is waited for on the store's clock again.
+    assert link.db.execute("PRAGMA busy_timeout").fetchone() == (0,)
+
+
+def test_a_table_of_somebody_elses_that_numbers_its_rows(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    with raw(path) as db:
+        db.execute("CREATE TABLE mine (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+        db.execute("INSERT INTO mine VALUES (9999)")
+    assert store.cursor() == 0
+    seed(store)
+    empty_log(path)
+    older = path.read_bytes()
+    assert sqlite_link.peek(str(path)).revision == 1
+    store.update_message("m", append="x")
+    store.update_message("m", status="complete")
+    store.compact(keep=0)
+    with raw(path) as db:
+        db.execute("DELETE FROM changes")  # none is kept
+    assert store.cursor() == 3
+    empty_log(path)
+    become_idle(store)
+    path.write_bytes(older)
+    with pytest.raises(HistoryGone, match="an older file"):
+        store.cursor()
+
+
+@pytest.mark.parametrize(
+    ("drawn", "mark"), [(0, 1), (2**63 - 2, 2**63 - 1), (2**63 - 1, 1), (2**64 - 1, 2)]
+)
+def test_a_mark_is_a_positive_number_that_sqlite_can_hold(
+    monkeypatch: pytest.MonkeyPatch, drawn: int, mark: int
+) -> None:
+    monkeypatch.setattr(os, "urandom", lambda size: drawn.to_bytes(size, "big"))
+    assert sqlite_rows.new_mark() == mark
+
+
+@pytest.mark.parametrize(
+    ("statements", "reason"),
+    [
+        (["DROP TABLE meta"], "it is a SQLite database of another program (it has changes, "),
+        (["PRAGMA application_id = 7"], "it is a SQLite database of another program (it has "),
+        (["DELETE FROM meta"], "it says 0 times what store it is, not once"),
+        (
+            ["UPDATE meta SET format = 3, version = '9.8'"],
+            f"pytest-claude-comms 9.8 wrote it in format 3, and this is {__version__}, "
+            "which reads formats 1 and 2",
+        ),
+    ],
+)
+def test_a_refusal_says_which_file_and_why(
+    store: SQLiteConversationStore, path: Path, statements: list[str], reason: str
+) -> None:
+    seed(store)
+    store.close()
+    with raw(path) as db:
+        for statement in statements:
+            db.execute(statement)
+    with pytest.raises(StoreCorrupt) as caught:
+        SQLiteConversationStore(path)
+    assert caught.value.path == str(path)
+    assert caught.value.reason.startswith(reason)
+
+
+def test_a_file_of_ours_in_which_nothing_is_laid_out(path: Path) -> None:
+    with raw(path) as db:
+        db.execute(f"PRAGMA application_id = {sqlite_rows.APPLICATION_ID}")
+    with pytest.raises(StoreCorrupt, match="it has no tables"):
+        SQLiteConversationStore(path)
+
+
+def test_a_status_that_is_none_is_said_with_its_file(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    seed(store)
+    with raw(path) as db:
+        db.execute("UPDATE messages SET status = 'odd'")
+        db.execute("UPDATE changes SET status = 'strange'")
+    writes: Callable[[], object] = lambda: store.update_message("m", append="x")
+    for act, word in ((store.messages, "odd"), (store.changes, "strange"), (writes, "odd")):
+        with pytest.raises(StoreCorrupt, match=f"it has the status '{word}'") as caught:
+            act()
+        assert caught.value.path == store._path
+
+
+def test_a_text_is_forgotten_with_the_end_of_its_message() -> None:
+    with MemoryConversationStore() as reference:
+        seed(reference, content="x" * 2_000)
+        with reference._reading() as snapshot:
+            open_ = snapshot.message("m")
+        reference.update_message("m", status="complete")
+        with reference._reading() as snapshot:
+            ended = snapshot.message("m")
+    assert open_ is not None
+    assert ended is not None
+    texts = sqlite_rows.Texts()
+    texts.put(open_, 1)
+    assert texts.get("m", 1) == "x" * 2_000
+    assert texts.get("m", 2) is None
+    for number in range(texts._MOST):  # one of which the last change is not the oldest stays
+        texts.put(replace(open_, message_id=f"{number}"), number)
+        texts.put(open_, number)
+    assert "m" in texts
+    assert "0" not in texts
+    texts.put(ended, 2)
+    assert "m" not in texts
+
+
+def test_a_change_that_is_missing_though_later_ones_are_there(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    seed(store)
+    store.update_message("m", append="known")
+    with raw(path) as db:
+        db.execute("DELETE FROM changes WHERE revision = 2")
+    with SQLiteConversationStore(path, durability="process") as other:
+        other.update_message("m", append="later")
+    with pytest.raises(HistoryGone, match="change 2 was taken back"):
+        store.changes()
+
+
+def test_a_read_that_is_kept_out_waits_and_then_says_so(
+    store: SQLiteConversationStore, path: Path, clock: SteppedClock
+) -> None:
+    seed(store)
+    while store._idle:
+        store._idle.pop().close()
+    clock.patience_us = 50_000
+    with raw(path) as db:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreBusy) as caught:
+            store.get_message("m")
+        assert caught.value.waited >= 0.05
+    assert store.get_message("m").message_id == "m"
+
+
+def test_damage_that_a_write_meets_is_said(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    with raw(path) as db:
+        db.execute("DROP TABLE contents")
+    with pytest.raises(StoreCorrupt, match="no such table: contents") as caught:
+        store.update_message("m", content="x")
+    assert caught.value.path == store._path
+    assert [change.revision for change in store.changes()] == [1]
+    with raw(path) as db:
+        db.execute("DROP TABLE changes")
+    with pytest.raises(StoreCorrupt, match="no such table: changes"):
+        store.update_message("m", append="x")
+
+
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_an_interrupt_while_a_call_lets_go_leaves_nothing_held(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    seed(store)
+    release = store._lock.release
+    releases: list[int] = []
+
+    def interrupted() -> None:
+        releases.append(1)
+        if len(releases) == 1:
+            raise KeyboardInterrupt
+        release()
+
+    monkeypatch.setattr(store._lock, "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.update_message("m", append="x") if act == "write" else store.get_message("m")
+    assert len(store._idle) == 1  # the connection is back
+    with SQLiteConversationStore(path, durability="process", clock=SteppedClock()) as other:
+        other.clock.patience_us = 0  # type: ignore[attr-defined]
+        assert other.update_message("m", append="y").content.endswith("y")
+
+
+class Failing:
+    """A connection that refuses the statements with a word in them."""
+
+    def __init__(self, db: sqlite3.Connection, word: str) -> None:
+        self._db = db
+        self._word = word
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        if self._word in statement:
+            self.refused += 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._db.execute(statement, *arguments)
+
+
+def fail_at(store: SQLiteConversationStore, word: str) -> Failing:
+    (link,) = store._idle
+    failing = Failing(link.db, word)
+    link.db = failing  # type: ignore[assignment]
+    return failing
+
+
+def test_a_commit_that_fails_may_have_happened(store: SQLiteConversationStore) -> None:
+    seed(store)
+    failing = fail_at(store, "COMMIT")
+    with pytest.raises(StoreError, match="disk I/O error [(]OperationalError[)]") as caught:
+        store.update_message("m", append="x")
+    assert caught.value.outcome == "unknown"
+    failing._word = "nothing"
+    assert store.update_message("m", append="y").content == "y"  # nothing is left open
+
+
+def test_a_change_is_made_whatever_becomes_of_the_checkpoint(
+    store: SQLiteConversationStore,
+) -> None:
+    seed(store)
+    failing = fail_at(store, "wal_checkpoint")
+    store._next_checkpoint = 0
+    assert store.update_message("m", append="x").content == "x"
+    assert failing.refused == 1
+
+
+def test_what_cannot_be_asked_is_read(store: SQLiteConversationStore, path: Path) -> None:
+    seed(store)
+    cursor = become_idle(store)
+    failing = fail_at(store, "data_version")
+    with SQLiteConversationStore(path, durability="process") as other:
+        other.update_message("m", append="x")
+        assert [change.append for change in store.changes(cursor)] == ["x"]
+    assert failing.refused
+
+
+def test_a_reader_in_the_way_of_a_checkpoint_is_not_met_by_each_commit(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_READERS_MS", 0)
+    monkeypatch.setattr(sqlite, "WAL_BYTES", 400_000)
+    seed(store)
+    store._next_checkpoint = sqlite.WAL_BYTES
+    tried: list[str] = []
+    (link,) = store._idle
+    link.db.set_trace_callback(lambda said: tried.append(said) if "wal_ch" in said else None)
+    with raw(path) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT * FROM messages").fetchall()
+        for number in range(60):
+            store.update_message("m", content=f"{number % 10}" * 10_000)
+        size = os.stat(f"{path}-wal").st_size
+    link.db.set_trace_callback(None)
+    assert 0 < len(tried) <= size / (sqlite.WAL_BYTES // 2) < 30
+
+
+@pytest.mark.parametrize("act", [0, 2, 3, 7])
+def test_a_call_on_an_older_copy_is_refused_whichever_it_is(
+    store: SQLiteConversationStore, path: Path, act: int
+) -> None:
+    seed(store)
+    empty_log(path)
+    older = path.read_bytes()
+    store.update_message("m", append="x")
+    empty_log(path)
+    become_idle(store)
+    path.write_bytes(older)
+    with pytest.raises(HistoryGone, match="an older file was written over it") as caught:
+        everything(store)[act]()
+    assert caught.value.store == store.url
+
+
+def test_who_opens_it_with_a_full_log_sees_an_older_copy_too(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(store)
+    empty_log(path)
+    older = path.read_bytes()
+    store.update_message("m", append="x")
+    empty_log(path)
+    store.update_message("m", append="y")
+
+    def half_done(_: str) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_link, "peek", half_done)  # as during a checkpoint
+        late = SQLiteConversationStore(path, durability="process")
+    with late:
+        become_idle(late)
+        path.write_bytes(older)
+        with pytest.raises((HistoryGone, StoreCorrupt)):
+            late.changes(3)
+
+
+def test_something_else_written_over_it_shows_through_a_log_that_has_all_of_it(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    seed(store, content="x" * 50_000)  # so that the first page is in the log
+    become_idle(store)
+    path.write_bytes(b"something else" * 10_000)
+    with pytest.raises(StoreCorrupt, match="not a database"):
+        store.threads()
+
+
+def test_a_backup_that_is_claimed_while_somebody_reads_it(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    seed(store)
+    backup = path.with_name("backup.db")
+    backup.touch()
+    store.write_backup(str(backup))
+    with raw(backup) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT * FROM messages").fetchall()
+        claimed = SQLiteConversationStore(backup, durability="process")
+        db.execute("ROLLBACK")
+    with claimed:
+        assert claimed.store_id != store.store_id
+        become_idle(claimed)
+        empty_log(backup)  # only now the file itself says whose it is
+        assert become_idle(claimed) == 1
+        claimed.update_message("m", append="x")
+
+
+def test_who_is_gone_is_said(store: SQLiteConversationStore, path: Path, saved: Path) -> None:
+    copy(saved, path)
+    with pytest.raises(HistoryGone, match="was taken back") as caught:
+        store.changes()
+    assert caught.value.store == store.url
+    with raw(path) as db:
+        db.execute("UPDATE meta SET store_id = 'other'")
+    with pytest.raises(HistoryGone, match="another store has taken its place") as caught:
+        store.changes()
+    assert caught.value.store == store.url
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 0), ("power", 2)])
+@pytest.mark.parametrize("act", ["none", "read", "write"])
+def test_a_connection_that_came_later_is_like_the_first(
+    path: Path, act: str, durability: Durability, synchronous: int
+) -> None:
+    with SQLiteConversationStore(path, durability=durability) as store:
+        seed(store)
+        if act != "none":
+            while store._idle:
+                store._idle.pop().close()
+            store.update_message("m", append="x") if act == "write" else store.get_message("m")
+        (link,) = store._idle
+        assert not link.in_use
+        assert link.db.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+        assert link.db.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        with store._reading(), store._reading():  # a second one is made for it
+            assert not store._idle
+            assert all(each.in_use for each in sqlite_link._links if each.path == str(path))
+        become_idle(store)
+
+
+def test_what_sqlite_says_is_told() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    assert str(sqlite_link.store_error("p", error)) == "p: disk I/O error (OperationalError)"
+    error.__dict__["sqlite_errorname"] = "SQLITE_IOERR_READ"
+    assert str(sqlite_link.store_error("p", error)) == "p: disk I/O error (SQLITE_IOERR_READ)"
+    busy = sqlite_link.store_error("p", sqlite3.OperationalError("database is locked"))
+    assert isinstance(busy, StoreBusy)
+    assert busy.path == "p"
+
+
+def test_a_text_is_written_whole_once_its_appends_outgrow_it(
+    store: SQLiteConversationStore, path: Path
+) -> None:
+    seed(store)
+    for _ in range(3):
+        store.update_message("m", append="x" * 30_000)
+    store.update_message("m", metadata={"n": 1})
+    store.update_message("m", append="y")
+    with raw(path) as db:
+        found = db.execute("SELECT revision, length(text) FROM contents").fetchall()
+    assert found == [(4, 90_000)]
+    assert store.get_message("m").content == "x" * 90_000 + "y"
+
+
+def test_two_changes_of_a_message_in_one_commit(store: SQLiteConversationStore) -> None:
+    seed(store, content="one")
+    with store._writing() as tx:
+        row = tx.message("m")
+        assert row is not None
+        for text in (" two", " three"):
+            row = replace(row, content=row.content + text)
+            tx.commit(
+                row,
+                ChangeRow(
+                    revision=0,
+                    message_id="m",
+                    thread_id="t",
+                    at_us=row.updated_us,
+                    previous=row.status,
+                    status=row.status,
+                    append=text,
+                    content=None,
+                    content_length=len(row.content),
+                    error=None,
+                    metadata=None,
+                ),
+            )
+    store._texts = sqlite_rows.Texts()
+    assert store.get_message("m").content == "one two three"
+    assert [change.append for change in store.changes(1)] == [" two", " three"]
+
+
+def test_whether_a_file_is_open_in_this_process(store: SQLiteConversationStore, path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    for name in (path, link):
+        with sqlite_link.kept_closed(str(name)) as is_closed:
+            assert not is_closed
+    with sqlite_link.kept_closed(f"{path}.other") as is_closed:
+        assert is_closed
+    store.close()
+    for name in (path, link):
+        with sqlite_link.kept_closed(str(name)) as is_closed:
+            assert is_closed

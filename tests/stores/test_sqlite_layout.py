@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pytest_claude_comms.stores import open_store
+from pytest_claude_comms.stores.sqlite import SQLiteConversationStore
 
 # Written from the files of format 1 that there are. Whoever lays one out otherwise gives the
 # format another number: stores of both kinds will meet the code of both.
@@ -85,3 +86,24 @@ def test_format_2_is_format_1_and_how_far_history_was_trimmed(tmp_path: Path) ->
         assert layout(db) == {**FORMAT_1, "trimmed": "revision INTEGER!"}
         assert db.execute("SELECT format FROM meta").fetchall() == [(2,)]
         assert db.execute("SELECT revision FROM trimmed").fetchall() == [(2,)]
+
+
+def test_a_backup_says_that_nobody_has_it_yet(tmp_path: Path) -> None:
+    path, backup = tmp_path / "comms.db", tmp_path / "backup.db"
+    backup.touch()
+    with SQLiteConversationStore(path, durability="process") as store:
+        store.write_backup(str(backup))
+        with closing(sqlite3.connect(backup)) as db:
+            assert layout(db) == FORMAT_1
+            assert db.execute("PRAGMA user_version").fetchone() == (0,)
+            assert db.execute("SELECT store_id FROM meta").fetchall() != [(store.store_id,)]
+        ids = set()
+        for _ in range(2):  # each who opens it to write makes another store of it
+            again = tmp_path / "again.db"
+            again.write_bytes(backup.read_bytes())
+            with SQLiteConversationStore(again, durability="process") as restored:
+                ids.add(restored.store_id)
+            with SQLiteConversationStore(again, durability="process") as same:  # from then on
+                assert same.store_id == restored.store_id
+            again.unlink()
+    assert len(ids | {store.store_id}) == 3

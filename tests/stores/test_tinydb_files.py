@@ -16,7 +16,7 @@ from pytest_claude_comms.errors import (
     StoreCorrupt,
     StoreError,
 )
-from pytest_claude_comms.stores import tinydb
+from pytest_claude_comms.stores import journal, tinydb
 from pytest_claude_comms.stores.journal import Journal, read_file
 from pytest_claude_comms.stores.tinydb import TinyDBConversationStore
 from tests.stores.tinydb_kit import Open, contents, opening, remove
@@ -53,6 +53,8 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
     [
         lambda content: content["claude_comms"]["1"].update(format="x"),
         lambda content: content["claude_comms"]["1"].pop("seq"),
+        lambda content: content["claude_comms"]["1"].update(seq=float("inf")),
+        lambda content: content["claude_comms"]["1"].update(last_ids=5),
         lambda content: content["messages"].clear(),
         lambda content: content.pop("threads"),
         lambda content: content["changes"].pop("1"),
@@ -216,7 +218,7 @@ def test_an_older_file_under_a_newer_journal_is_refused(opened: Open, path: Path
     path.write_bytes(old)
     with pytest.raises(StoreCorrupt, match="changes that belong to another"):
         opened()
-    with pytest.raises(StoreCorrupt, match="does not go on from change 0"):
+    with pytest.raises(StoreCorrupt, match=f"does not go on from change 0, where {path} ends"):
         store.threads()
 
 
@@ -345,3 +347,288 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     store = opened()
     assert reads == [str(path)] * 2
     assert contents(store) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("{", "it is no JSON (Expecting property name"),
+        ("[]", "it is JSON, but not that of a TinyDB file"),
+        ('{"a": {}, "b": 1}', "it is JSON, but not that of a TinyDB file"),
+        ('{"claude_comms": {"1": {"format": 9}}}', "its format 9 is newer than this version of"),
+        ('{"claude_comms": {"1": {"format": 1}}}', "its table 'claude_comms' is damaged (KeyErr"),
+        (
+            '{"claude_comms": {"1": {"format": 1, "store_id": "x", "seq": 0, "link": 0}}}',
+            "its tables do not fit together (KeyError('last_ids'))",
+        ),
+        ('{"changes": {"1": {}}}', "it is a TinyDB file with a table 'changes' that no store"),
+    ],
+)
+def test_a_refusal_says_which_file_and_why(
+    opened: Open, path: Path, data: str, reason: str
+) -> None:
+    path.write_text(data)
+    with pytest.raises(StoreCorrupt) as caught:
+        opened()
+    assert caught.value.path == str(path)
+    assert caught.value.reason.startswith(reason)
+
+
+def test_what_looks_like_a_stores_table_but_says_nothing_is_the_users(
+    opened: Open, path: Path
+) -> None:
+    path.write_text('{"threads": {}, "claude_comms": {}, "mine": {"7": {"a": 1}}}')
+    store = opened()
+    assert store.threads() == []
+    assert store.db.table("mine").all() == [{"a": 1}]
+    assert store.db.table("mine").insert({"a": 2}) == 8
+
+
+_CHANGE = {
+    "message_id": "m", "thread_id": "t", "at_us": 1, "previous": "pending",
+    "status": "processing", "content_length": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        ({"change": {**_CHANGE, "revision": 2, "message_id": "never"}}, "KeyError('never')"),
+        ({"change": {**_CHANGE, "revision": 3}}, "ValueError('revision 3 follows 1')"),
+        (
+            {"change": {**_CHANGE, "revision": 2, "append": "xy", "content_length": 1}},
+            "ValueError('2 characters instead of 1')",
+        ),
+        ({"table": "mine", "set": {}, "last": 1}, "KeyError('del')"),
+        ({}, "KeyError('table')"),
+    ],
+)
+def test_a_journal_that_does_not_fit_says_why(
+    opened: Open, path: Path, op: dict[str, Any], reason: str
+) -> None:
+    store = opened()
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", status="pending", message_id="m")
+    book = Journal(f"{path}.journal", beacon=str(path), power=False)
+    found = book.read()
+    assert found is not None
+    book.append(found.place, [op])
+    for look in (store.messages, store.messages, opened):
+        with pytest.raises(StoreCorrupt) as caught:
+            look()
+        assert caught.value.path == book.path
+        assert caught.value.reason == f"its changes do not fit together ({reason})"
+
+
+def test_what_others_append_to_a_message_is_read_on(opened: Open) -> None:
+    store, other = opened(), opened()
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", "one", status="pending", message_id="m", metadata={"a": 1})
+    assert other.get_message("m").content == "one"
+    store.update_message("m", append=" two", metadata={"b": 2})
+    assert other.get_message("m") == store.get_message("m")
+    store.update_message("m", content="", error="odd", status="processing")
+    store.update_message("m", append="three", metadata={"a": 3})
+    found = other.get_message("m")
+    assert found == store.get_message("m")
+    assert (found.content, found.metadata, found.error) == ("three", {"a": 3, "b": 2}, "odd")
+    assert other.changes() == store.changes()
+
+
+def test_a_table_that_was_dropped_begins_anew_for_everybody(opened: Open) -> None:
+    store, other = opened(), opened()
+    store.db.table("mine").insert_multiple([{"n": 1}, {"n": 2}])
+    assert len(other.db.table("mine")) == 2
+    assert other.db.tables() == {"threads", "messages", "changes", "mine"}
+    assert other.db.table("none").all() == []
+    store.db.drop_table("mine")
+    assert other.db.tables() == store.db.tables()
+    assert "mine" not in other.db.tables()
+    assert other.db.table("mine").insert({"n": 3}) == 1
+    assert [each.doc_id for each in opened().db.table("mine")] == [1]
+
+
+def test_an_idle_poll_reads_nothing(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = opened(), opened()
+    store.add_message(store.create_thread(thread_id="t"), "a")
+    cursor = store.changes().cursor
+    other.add_message("t", "a")
+    assert store.changes(cursor).cursor == cursor + 1
+    monkeypatch.setattr(tinydb, "read_file", None)
+    monkeypatch.setattr(journal, "read_file", None)
+    assert store.changes(cursor + 1).cursor == cursor + 1
+    assert len(store.messages()) == 2
+    monkeypatch.setattr(store, "_reading", None)
+    assert store.changes(cursor + 1).cursor == cursor + 1
+
+
+def test_of_what_others_append_only_that_is_read(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = opened(), opened()
+    store.create_thread(thread_id="t")
+    other.add_message("t", "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_load", None)
+        assert [change.revision for change in store.changes()] == [1]
+        other.db.insert({})
+        other.add_message("t", "a", "one", status="pending", message_id="m", metadata={"a": 1})
+        assert [change.revision for change in store.changes(1)] == [2]
+        assert len(store.db) == 1
+        other.update_message("m", append=" two", metadata={"b": 2})
+        assert store.get_message("m") == other.get_message("m")
+        store.db.insert({})
+        store.add_message("t", "a")
+        assert store.cursor() == 4
+
+
+def put_back(path: Path, saved: dict[str, bytes]) -> None:
+    for ending, data in saved.items():
+        new = Path(f"{path}.put")
+        new.write_bytes(data)
+        os.replace(new, f"{path}{ending}")
+
+
+def taken(path: Path) -> dict[str, bytes]:
+    return {ending: Path(f"{path}{ending}").read_bytes() for ending in ("", ".journal")}
+
+
+@pytest.mark.parametrize("how", ["older", "other", "other and checkpointed"])
+def test_a_change_that_was_taken_back_is_history_gone(opened: Open, path: Path, how: str) -> None:
+    store = opened()
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", status="pending", message_id="m")
+    saved = taken(path)
+    store.update_message("m", append="ours")
+    if how != "older":
+        other_path = path.with_name("other.json")
+        put_back(other_path, saved)
+        with TinyDBConversationStore(other_path, durability="process") as other:
+            other.update_message("m", append="theirs")
+            if how == "other":
+                saved = taken(other_path)
+        if how != "other":
+            saved = taken(other_path)
+    put_back(path, saved)
+    for _ in range(2):
+        with pytest.raises(HistoryGone, match="change 3 was taken back") as caught:
+            store.changes(2)
+        assert caught.value.store == store.url
+
+
+def test_a_file_and_a_journal_of_two_histories_are_not_joined(opened: Open, path: Path) -> None:
+    store = opened()
+    store.create_thread(thread_id="t")
+    before = taken(path)
+    other_path = path.with_name("other.json")
+    put_back(other_path, before)
+    with TinyDBConversationStore(other_path, durability="process") as other:
+        other.create_thread(thread_id="theirs")
+    store.create_thread(thread_id="ours")
+    ours = taken(path)
+    store.close()
+    # As many changes, and not the same ones.
+    put_back(path, {"": other_path.read_bytes(), ".journal": ours[".journal"]})
+    with pytest.raises(StoreCorrupt, match="2 changes that belong to another"):
+        opened()
+    os.unlink(path)
+    with pytest.raises(StoreCorrupt, match="which is missing or empty"):
+        opened()
+
+
+@pytest.mark.parametrize("last", ["thread", "message", "append"])
+def test_what_the_file_has_is_not_taken_from_the_journal_again(
+    opened: Open, path: Path, last: str
+) -> None:
+    store = opened()
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", status="pending", message_id="m")
+    if last == "append":
+        store.update_message("m", append="x")
+    if last == "thread":
+        store.create_thread(thread_id="u")
+    journal_before = taken(path)[".journal"]
+    expected = contents(store)
+    store.close()
+    put_back(path, {".journal": journal_before})
+    again = opened()
+    assert contents(again) == expected
+    if last == "append":
+        again.update_message("m", append="y")
+        assert opened().get_message("m").content == "xy"
+
+
+def test_a_store_replaced_by_another_says_so(opened: Open, path: Path) -> None:
+    store = opened()
+    store.create_thread()
+    other_path = path.with_name("other.json")
+    with TinyDBConversationStore(other_path, durability="process"):
+        put_back(path, taken(other_path))
+    for _ in range(2):
+        with pytest.raises(
+            HistoryGone, match="is gone: another store is in its place. Read"
+        ) as caught:
+            store.threads()
+        assert caught.value.store == store.url
+
+
+def test_a_journal_that_has_outgrown_its_file_becomes_a_checkpoint(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    store._checkpoint_bytes = 2_000
+    store.create_thread(thread_id="t")
+    message = store.add_message("t", "a", status="processing")
+    largest = 0
+    for number in range(100):
+        store.update_message(message, content=f"{number}")
+        largest = max(largest, os.path.getsize(f"{path}.journal"))
+    file = json.loads(path.read_text())
+    assert file["claude_comms"]["1"]["revision"] > 50
+    assert largest < 2 * len(path.read_bytes())
+    # Where none can be made now, it is not tried with each change, and the change is kept.
+    tried: list[int] = []
+
+    def full(*_: object, **__: object) -> None:
+        tried.append(1)
+        raise OSError(28, "No space left on device") if len(tried) % 2 else StoreError("full")
+
+    monkeypatch.setattr(tinydb, "replace_file", full)
+    store._checkpoint_bytes = 0
+    for number in range(400):
+        store.update_message(message, content=f"{number}")
+    assert 0 < len(tried) < 20
+    assert opened().get_message(message).content == "399"
+
+
+def test_a_file_with_another_past_is_the_same_store(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(durability="power")
+    store.create_thread(thread_id="t")
+    store.add_message("t", "a", status="pending", message_id="m")
+    store.update_message("m", append="x")
+    store.update_message("m", status="complete")
+
+    def fail(_: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tinydb, "fsync_directory", fail)
+        with pytest.raises(StoreError) as caught:
+            store.compact(keep=0)
+    assert str(caught.value).startswith(f"{path}: Input/output error; the change may have been")
+    assert caught.value.outcome == "unknown"
+    store.compact(keep=0)
+    again = opened()
+    assert again.store_id == store.store_id
+    assert contents_of_message(again) == contents_of_message(store) == ([3], "x")
+    store.add_message("t", "a")
+    assert again.cursor() == 4
+
+
+def contents_of_message(store: TinyDBConversationStore) -> tuple[list[int], str]:
+    changes = store.changes(message="m", since=2)
+    return [change.revision for change in changes], store.get_message("m").content
