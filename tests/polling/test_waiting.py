@@ -602,11 +602,12 @@ def test_the_page_of_a_store_that_answers_changes_only(clock: FakeClock) -> None
             MessagePoller(store).wait("m", timeout=1)
     lines = str(caught.value).splitlines()
     assert lines[0] == "message m did not reach a terminal status within 1.0 s"
-    assert lines[-3:] == [
-        "  hint     the store cannot be read: /comms.db was busy for 5 s: another process or "
-        "connection holds its write lock; nothing was changed, try again",
+    assert lines[-4:] == [
+        "  store    memory:, which does not promise all:",
         "           G3: revisions of changes made elsewhere",
         "           G9: more",
+        "  hint     the store cannot be read: /comms.db was busy for 5 s: another process or "
+        "connection holds its write lock; nothing was changed, try again",
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_claude_comms.clock import FIRST_US
 from pytest_claude_comms.stores.invariants import findings_of, well_formed
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.stores.reports import StoreSnapshot
@@ -111,7 +112,7 @@ def test_a_message_without_a_history(whole: StoreSnapshot) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"created_us": -1}, "created_us is -1, which is out of range"),
+        ({"created_us": FIRST_US - 1}, f"created_us is {FIRST_US - 1}, which is out of range"),
         ({"updated_us": 10**18}, "updated_us is 1000000000000000000, which is out of range"),
         ({"revision": True}, "revision is True, no whole number"),
         ({"expires_us": "soon"}, "expires_us is 'soon', no whole number"),
