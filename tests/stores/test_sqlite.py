@@ -1368,6 +1368,42 @@ def test_a_child_that_exits_normally_closes_nothing(path: Path, python: Python) 
     assert (said, complaint) == ("1\n", "")
 
 
+_OUTLIVED = """
+import os, signal, sys
+from pytest_claude_comms.stores import open_store
+store = open_store(sys.argv[1], durability="process")
+store.create_thread(thread_id="t")
+mine, other = os.pipe(), os.pipe()
+if not os.fork():
+    os.read(mine[0], 1)
+    if sys.argv[2] == "opens it":
+        try:
+            open_store(sys.argv[1])
+        except RuntimeError as error:
+            print("was in use when this process was forked" in str(error), flush=True)
+    sys.exit()
+store.close()  # it is the last one: the log that the child has open goes
+again = open_store(sys.argv[1], durability="process")
+again.add_message("t", "a", message_id="m")
+os.write(mine[1], b".")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@posix
+@pytest.mark.parametrize("does", ["nothing", "opens it"])
+def test_a_child_takes_no_log_with_it_that_is_not_its_own(
+    path: Path, python: Python, does: str
+) -> None:
+    """At its end it would close what it inherited, take itself for the last one, and delete by its
+    name the log of a writer that was killed: what that had been told is kept would be lost."""
+    child = python(_OUTLIVED, f"sqlite:///{path}", does)
+    said, complaint = child.communicate(timeout=60)  # until the child of the child is gone, too
+    assert (said, complaint) == ("True\n" if does == "opens it" else "", "")
+    with SQLiteConversationStore(path) as store:
+        assert store.get_message("m").module_name == "a"
+
+
 # -- size
 
 
