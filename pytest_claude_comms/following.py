@@ -54,6 +54,7 @@ class Follower:
         self._news = False
         self._deadline_us: int | None = None
         self._deadline_known = False
+        self._left_unsettled = False
         self._signals: dict[Signal, None] = {}
         """In order, as a set is not: on a fake clock it decides who runs first."""
         self._trouble_since_us: int | None = None
@@ -126,11 +127,14 @@ class Follower:
         for message_id in list(self._undelivered):
             self._deliver(self._trackers[message_id])
         try:
+            self._left_unsettled = False
             self._read_changes()
             # A deadline that comes while we settle is for the next poll: one round is enough.
             if self._settle_deadlines(instant_over=instant_over):
+                before = self._read, self._deadline_us
                 self._read_changes()
                 self._learn_deadline()  # to know how long to wait, also where nobody notifies
+                self._left_unsettled = (self._read, self._deadline_us) == before
         finally:
             if self._news:
                 for signal in list(self._signals):
@@ -187,10 +191,11 @@ class Follower:
         spans = []
         if end_us is not None:
             spans.append(end_us - self.clock.monotonic_us())
-        if self._trouble_since_us is not None:
-            # What ends a store's trouble is not signalled: then even a fake clock has to look.
+        if self._trouble_since_us is not None or self._left_unsettled:
+            # What ends a store's trouble is not signalled: then even a fake clock has to look. So
+            # it has where a store leaves what is due as it is: no time would ever pass.
             spans.append(self.interval_us)
-        if self._deadline_us is not None and self._deadline_known:
+        if self._deadline_us is not None and self._deadline_known and not self._left_unsettled:
             spans.append(self._deadline_us - self.clock.now_us())
         return max(0, min(spans)) if spans else None
 

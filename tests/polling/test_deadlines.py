@@ -289,3 +289,21 @@ def test_broken_version_without_settling_the_message_stays_open(
     monkeypatch.setattr(Follower, "_settle_deadlines", lambda self, **_: False)
     with pytest.raises(AssertionError):
         test_whoever_notices_first_settles_it(store, clock, "poll_once")
+
+
+def test_a_store_that_leaves_what_is_due_as_it_is_is_asked_again_later(clock: FakeClock) -> None:
+    """At once, no time would pass on a fake clock, and a processor would be busy on a real one."""
+
+    class Late(MemoryConversationStore):
+        asked = 0
+
+        def expire(self) -> list[Any]:
+            self.asked += 1
+            return super().expire() if self.clock.now_us() >= due_us + 2_000_000 else []
+
+    with Late(clock=clock) as late:
+        late.create_thread(thread_id="t")
+        late.add_message("t", "x", message_id="m", status="pending", timeout=1)
+        due_us = late.next_deadline_us() or 0
+        tracker = MessagePoller(late, interval=0.5).wait("m", timeout=60)
+        assert (tracker.status, clock.elapsed, late.asked) == ("timeout", 3, 5)
