@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 from pathlib import Path
@@ -480,3 +481,128 @@ def test_what_comes_and_goes_at_the_last_instant(
         with pytest.raises(StoreError, match="File exists"):
             backup_store(store, tmp_path / "backup")
         assert not [name for name in os.listdir(tmp_path) if name.startswith("backup")]
+
+
+@pytest.mark.claude_comms(stores=["sqlite"])
+def test_nothing_stays_beside_a_backup_that_failed_while_somebody_had_it_open(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite leaves its log and the index of it to the last who has the file open."""
+    fill(store)
+    others: list[sqlite3.Connection] = []
+
+    def fail(db: sqlite3.Connection, *, claimed: bool) -> None:
+        others.append(other := sqlite3.connect(tmp_path / "b.backup", isolation_level=None))
+        other.execute("SELECT store_id FROM meta").fetchone()
+        assert {"b.backup", "b.backup-wal", "b.backup-shm"} <= set(os.listdir(tmp_path))
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(sqlite_keeping, "give_id", fail)
+    with pytest.raises(StoreError, match="disk I/O error"):
+        backup_store(store, tmp_path / "b")
+    assert os.listdir(tmp_path) == []
+    for other in others:
+        other.close()
+
+
+@file_stores
+def test_who_has_the_path_open_is_waited_for_five_seconds_of_the_stores_clock(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "backup"
+    bounds: list[int] = []
+
+    def backoff(bound_us: int) -> Any:
+        bounds.append(bound_us)
+        return type(store.clock).backoff(store.clock, 50_000)
+
+    lock = FileLock(f"{path}.lock")
+    lock.try_acquire()
+    try:
+        monkeypatch.setattr(store.clock, "backoff", backoff)
+        with pytest.raises(StoreBusy, match=re.escape(str(path))):
+            backup_store(store, path)
+    finally:
+        lock.release()
+        lock.close()
+    assert bounds == [5_000_000]
+
+
+@file_stores
+def test_a_hard_link_to_the_store_is_the_store_itself(
+    store: ConversationStore, tmp_path: Path
+) -> None:
+    fill(store)
+    path = store.url.partition("///")[2]
+    os.link(path, tmp_path / "link")
+    os.link(f"{path}.lock", tmp_path / "lock")
+    before, folder = everything(store), re.escape(str(tmp_path))
+    with pytest.raises(StoreError, match=f"^{folder}/link is the store itself: back it up into"):
+        backup_store(store, tmp_path / "link", overwrite=True)
+    with pytest.raises(StoreError, match=f"^{folder}/lock is a file of the store itself, beside"):
+        backup_store(store, tmp_path / "lock", overwrite=True)
+    assert everything(store) == before
+    assert sorted(os.listdir(tmp_path)) == ["link", "lock"]
+
+
+@file_stores
+def test_what_stands_in_the_way_is_named(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store)
+    path = tmp_path / "backup"
+    for ending in ("-wal", "-shm", "-journal"):
+        beside = Path(f"{path}{ending}")
+        beside.write_bytes(b"x")
+        for overwrite in (False, True):
+            with pytest.raises(StoreError, match=f"^{re.escape(str(beside))} belongs to a store"):
+                backup_store(store, path, overwrite=overwrite)
+        assert os.listdir(tmp_path) == [beside.name]
+        beside.unlink()
+    for ending, held in (("-journal", b""), (".journal", b""), (".journal", b"one line\n")):
+        beside = Path(f"{path}{ending}")
+        beside.write_bytes(held)
+        backup_store(store, path, overwrite=True)
+        beside.unlink()
+    beside = Path(f"{path}.journal")
+    beside.write_bytes(b"one line\nanother\n")
+    with pytest.raises(StoreError, match=f"^{re.escape(str(beside))} belongs to a store"):
+        backup_store(store, path, overwrite=True)
+
+    def fail(*given: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match=f"{re.escape(str(tmp_path))}/new: No space left"):
+        backup_store(store, tmp_path / "new")
+
+
+@file_stores
+def test_what_cannot_be_removed_hides_no_outcome(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store)
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        if path in there:
+            raise PermissionError(13, "Permission denied", path)
+        real(path)
+
+    def fail(*given: Any, **more: Any) -> None:
+        there.append(f"{tmp_path}/broken.backup")
+        raise OSError(28, "No space left on device")
+
+    there = [f"{tmp_path}/backup.lock", f"{tmp_path}/broken.lock"]
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert backup_store(store, tmp_path / "backup").bytes > 0
+    monkeypatch.setattr(backup, "_sync", fail)
+    with pytest.raises(StoreError, match="broken: No space left on device"):
+        backup_store(store, tmp_path / "broken")
+    assert sorted(os.listdir(tmp_path)) == [
+        "backup", "backup.lock", "broken.backup", "broken.lock",
+    ]  # fmt: skip
+    monkeypatch.undo()
+    backup_store(store, tmp_path / "broken")
+    with reopened(store, tmp_path / "broken") as again:
+        assert everything(again) == everything(store)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -26,14 +27,15 @@ from pytest_claude_comms import (
     open_store,
 )
 from pytest_claude_comms.clock import FIRST_US
-from pytest_claude_comms.stores import checking, sqlite_check, tinydb_check
+from pytest_claude_comms.stores import checking, reports, sqlite_check, tinydb_check
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock
 from pytest_claude_comms.stores.invariants import findings_of, well_formed
 from pytest_claude_comms.stores.journal import _encode
 from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore
-from pytest_claude_comms.stores.reports import CheckReport, StoreSnapshot
+from pytest_claude_comms.stores.reports import CheckReport, Finding, StoreSnapshot
+from pytest_claude_comms.stores.sqlite_rows import status_of
 from pytest_claude_comms.testing import FakeClock
 from tests.stores.keeping_kit import every_store, everything, file_stores, fill, posix, run
 from tests.stores.test_copying import _WRITE
@@ -1108,3 +1110,215 @@ def test_what_is_looked_at_is_what_the_store_holds(
         expected = other.snapshot()
     look = {"sqlite": sqlite_check.look, "tinydb": tinydb_check.look}[store.backend]
     assert look(path) == (expected, [], [])
+
+
+def test_what_sqlite_itself_finds_is_told(sqlite_file: Path) -> None:
+    whole = bytearray(sqlite_file.read_bytes())
+    for start in range(0, len(whole), 4096):
+        page = whole[start : start + 4096]
+        if page[0] == 0x0A:  # a leaf of an index, which now says otherwise than its table
+            whole[start : start + 4096] = page.replace(b"open", b"opem")
+    sqlite_file.write_bytes(whole)
+    with closing(sqlite3.connect(sqlite_file)) as db:
+        said = [line for (line,) in db.execute("PRAGMA integrity_check(20)")]
+    assert any(line.startswith("row ") for line in said)
+    found = kinds(check_store(f"sqlite:///{sqlite_file}"))["database"]
+    assert found == [f"{sqlite_file}: SQLite's integrity check: {line}" for line in said]
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "key", "thing"),
+    [
+        ("messages", "module_name", "message_id = 'q0'", "message q0"),
+        ("messages", "message_type", "message_id = 'q0'", "message q0"),
+        ("messages", "metadata", "message_id = 'q0'", "message q0"),
+        ("messages", "error", "message_id = 'q0'", "message q0"),
+        ("contents", "text", "number = 1", "message q0"),
+        ("threads", "title", "thread_id = 't'", "thread t"),
+        ("threads", "metadata", "thread_id = 't'", "thread t"),
+        ("changes", "append", "revision = 9", "revision 9"),
+        ("changes", "error", "revision = 9", "revision 9"),
+        ("changes", "metadata", "revision = 9", "revision 9"),
+    ],
+)
+def test_text_that_is_no_utf8_is_told_of_the_row_that_it_is_in(
+    sqlite_file: Path, table: str, column: str, key: str, thing: str
+) -> None:
+    Hand("sqlite", sqlite_file).sql(
+        f"UPDATE {table} SET {column} = CAST(x'22ff22' AS TEXT) WHERE {key}"
+    )
+    findings = check_store(f"sqlite:///{sqlite_file}").findings
+    assert (findings[0].kind, findings[0].thing) == ("document", thing)
+    assert findings[0].reason.startswith("its row cannot be read: ")
+    assert "None" not in findings[0].reason
+
+
+def test_a_change_says_which_message_is_missing(sqlite_file: Path) -> None:
+    with closing(sqlite3.connect(sqlite_file)) as db:
+        (number,) = db.execute("SELECT number FROM messages WHERE message_id = 'open'").fetchone()
+    Hand("sqlite", sqlite_file).sql("DELETE FROM messages WHERE message_id = 'open'")
+    report = check_store(f"sqlite:///{sqlite_file}")
+    assert f"'number {number}', which does not exist" in str(kinds(report)["history"])
+
+
+def test_any_mark_from_one_on_is_sound(sqlite_file: Path) -> None:
+    Hand("sqlite", sqlite_file).sql("UPDATE changes SET mark = 1 WHERE revision = 2")
+    assert check_store(f"sqlite:///{sqlite_file}").findings == ()
+
+
+@pytest.fixture
+def open_elsewhere(small_file: Path, tmp_path: Path) -> Path:
+    """With a log and its index, as another process has it open, or has left it when killed."""
+    (tmp_path / "elsewhere").mkdir()
+    with open_store(f"sqlite:///{small_file}", durability="process") as store:
+        store.create_thread(thread_id="more")
+        for ending in ("", "-wal", "-shm"):
+            shutil.copy(f"{small_file}{ending}", tmp_path / "elsewhere" / f"s{ending}")
+    return tmp_path / "elsewhere" / "s"
+
+
+@pytest.mark.parametrize("tells", [[False], [True, False]])
+def test_only_what_looks_wrong_beside_others_is_looked_at_again(
+    open_elsewhere: Path, monkeypatch: pytest.MonkeyPatch, tells: list[bool]
+) -> None:
+    """It may come from a log that came or went meanwhile."""
+    real = sqlite_check._Reader.read
+    looks: list[bool] = []
+
+    def read(self: Any) -> Any:
+        looks.append(tells[len(looks)])
+        return (None, ["nonsense"], []) if looks[-1] else real(self)
+
+    monkeypatch.setattr(sqlite_check._Reader, "read", read)
+    monkeypatch.setattr(sqlite_check, "_look_at_a_copy", None)
+    report = check_store(f"sqlite:///{open_elsewhere}")
+    assert (report.findings, report.threads) == ((), 2)
+    assert looks == tells
+
+
+def test_what_is_wrong_in_a_tinydb_file_is_told_with_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with open_store(f"tinydb:///{path}", durability="process") as store:
+        seed(store)
+    whole = path.read_bytes()
+
+    def told(change: Callable[[Any], object]) -> list[tuple[str, str]]:
+        path.write_bytes(whole)
+        Hand("tinydb", path).edit(change)
+        return [(each.thing, each.reason) for each in check_store(f"tinydb:///{path}").findings]
+
+    def link(content: Any) -> None:
+        content["claude_comms"]["1"]["link"] += 1
+
+    for table, number in (("threads", "1"), ("messages", "2"), ("changes", "7")):
+        thing, reason = told(lambda c, t=table, n=number: c[t].update({n: 5}))[0]  # type: ignore[misc]
+        assert thing == f"document {number} of table {table!r}"
+        assert reason.startswith("it cannot be read: TypeError(")
+    assert (str(path), "its table 'messages' is missing") in told(lambda c: c.pop("messages"))
+    seq = json.loads(whole)["claude_comms"]["1"]["seq"]
+    assert told(link) == [
+        (f"{path}.journal", f"it does not go on from change {seq}, where {path} ends")
+    ]
+    expected = json.loads(whole)["messages"]["2"]["deadline_at"]
+    assert told(lambda c: c["messages"]["2"].update(deadline_at="2020")) == [
+        ("message o", f"it says 2020, and its deadline is {expected}")
+    ]
+    path.write_bytes(whole[:-1])
+    (finding,) = check_store(f"tinydb:///{path}").findings
+    assert (finding.kind, finding.thing) == ("document", str(path))
+
+
+def test_each_kind_of_finding_is_in_the_schema() -> None:
+    schema = json.loads(files("pytest_claude_comms").joinpath("cli/schema.json").read_text())
+    known = get_args(reports.FindingKind)
+    assert list(known) == schema["$defs"]["damage"]["properties"]["kind"]["enum"]
+    for plant, kind, _ in PLANTED.values():
+        assert kind in known, plant
+
+
+@file_stores
+def test_a_report_of_what_is_not_there_counts_nothing(
+    store: ConversationStore, tmp_path: Path
+) -> None:
+    for name, reason in (("none", "it does not exist"), ("folder", "it is no file")):
+        if name == "folder":
+            (tmp_path / name).mkdir()
+        url = f"{store.backend}:///{tmp_path}/{name}"
+        way_out = "look whether the URL is right; if it is, restore a backup"
+        assert check_store(url) == CheckReport(
+            url=url,
+            backend=store.backend,
+            threads=0,
+            messages=0,
+            changes=0,
+            revision=0,
+            trimmed=0,
+            findings=(
+                Finding(kind="file", thing=f"{tmp_path}/{name}", reason=reason, way_out=way_out),
+            ),
+            notes=(),
+        )
+
+
+def test_what_does_not_end_where_it_says() -> None:
+    sound = snapshot_of_seed()
+    sound.check()
+    empty = StoreSnapshot(store_id="x", threads=(), messages=(), changes=(), revision=0, trimmed=0)
+    empty.check()
+    assert empty.others == ()
+    with pytest.raises(ValueError, match=r"^its last revision is 7, not 8$"):
+        replace(sound, revision=8).check()
+    with pytest.raises(ValueError, match=r"^its last revision is 7, not 6$"):
+        replace(sound, revision=6).check()
+    replace(sound, changes=(), trimmed=7).check()
+    replace(sound, changes=sound.changes[5:], trimmed=6).check()
+    with pytest.raises(ValueError, match=r"^revision 7 follows 0$"):
+        replace(sound, changes=sound.changes[6:], trimmed=5).check()
+    with pytest.raises(ValueError, match=r"^revision 7 follows 7$"):
+        replace(sound, changes=(*sound.changes, sound.changes[6])).check()
+    with pytest.raises(ValueError, match=r"^message 'm' is of an unknown thread$"):
+        replace(sound, threads=()).check()
+    with pytest.raises(ValueError, match=r"^revision 1 is of an unknown message$"):
+        replace(sound, messages=sound.messages[1:]).check()
+    for field in ("threads", "messages"):
+        rows: Any = getattr(sound, field)
+        doubled: dict[str, Any] = {field: (*rows, rows[0])}
+        with pytest.raises(ValueError, match=r"^an id is there twice$"):
+            replace(sound, **doubled).check()
+
+
+@posix
+@pytest.mark.parametrize("backend", ["sqlite", "tinydb"])
+def test_each_file_beside_a_store_is_looked_at_whichever_are_there(
+    tmp_path: Path, backend: str
+) -> None:
+    path = str(tmp_path / "s")
+    with open_store(f"{backend}:///{path}", durability="process") as store:
+        seed(store)
+    if backend == "tinydb":
+        os.unlink(f"{path}.journal")
+    os.chmod(f"{path}.lock", 0o604)
+    left = {"sqlite": [".backup"], "tinydb": [".new", ".journal.new", ".backup"]}[backend]
+    for ending in left:
+        Path(f"{path}{ending}").write_text("half")
+    report = check_store(f"{backend}:///{path}")
+    assert report.findings == (
+        Finding(
+            kind="permissions",
+            thing=f"{path}.lock",
+            reason="its mode is 0604: others than its owner may use it",
+            way_out=f"chmod 600 {path}.lock",
+        ),
+    )
+    assert report.notes[-len(left) :] == tuple(
+        f"{path}{ending} was left behind by a kill, or is being written now" for ending in left
+    )
+
+
+def test_an_unknown_status_is_told_as_it_stands_there(sqlite_file: Path) -> None:
+    Hand("sqlite", sqlite_file).sql("UPDATE messages SET status = 'done' WHERE message_id = 'q0'")
+    finding = check_store(f"sqlite:///{sqlite_file}").findings[0]
+    with pytest.raises(StoreCorrupt) as caught:
+        status_of("done", str(sqlite_file))
+    assert finding.thing == "message q0"
+    assert finding.reason == f"its row cannot be read: {caught.value.reason}"

@@ -339,8 +339,7 @@ def test_a_file_that_would_take_too_long_to_write_anew(
     monkeypatch.setattr(sqlite_keeping, "VACUUM_US", -1)
     monkeypatch.setattr(sqlite_keeping, "STEPS", 1)
     report = store.compact(keep=0)
-    assert report.waiting is not None
-    assert "would block writers for too long" in report.waiting
+    assert report.waiting == "to write the file anew would block writers for too long"
     assert check_store(store).findings == ()
     store.add_message("t", "a")
     monkeypatch.undo()
@@ -567,3 +566,32 @@ def test_what_a_killed_process_left_is_removed(store: ConversationStore) -> None
     ]
     with open_store(store.url, durability="process"):
         assert not [name for name in os.listdir(os.path.dirname(path)) if name.endswith("new")]
+
+
+@every_store
+def test_to_the_microsecond_after_centuries(store: ConversationStore, clock: FakeClock) -> None:
+    """More microseconds than a float can tell apart."""
+    store.create_thread(thread_id="t")
+    for status in ("pending", "processing", "complete"):
+        if status == "pending":
+            store.add_message("t", "a", status=status, message_id="m")
+        else:
+            store.update_message("m", status=status)
+        clock.advance(1e-6)
+    clock.advance(10**10)
+    span = timedelta(seconds=10**10)
+    for more, trimmed in ((4, 0), (3, 1), (2, 2)):
+        assert store.compact(keep=span + timedelta(microseconds=more)).trimmed == trimmed
+
+
+@every_store
+def test_a_store_that_is_used_says_at_which_revision(store: ConversationStore) -> None:
+    fill(store)
+    with (
+        open_store("memory:") as source,
+        pytest.raises(StoreError) as caught,
+    ):
+        store.restore(source.snapshot())  # type: ignore[attr-defined]
+    assert str(caught.value).startswith(
+        f"{store.url} is not empty (it is at revision {store.cursor()})"
+    )

@@ -21,6 +21,7 @@ from pytest_claude_comms import (
 )
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.copying import copy_store, digest_of
+from pytest_claude_comms.stores.reports import CopyReport, StoreSnapshot
 from pytest_claude_comms.testing import FakeClock
 from tests.stores.keeping_kit import (
     every_store,
@@ -387,3 +388,70 @@ def test_killed_at_every_system_call(backend: str, tmp_path: Path) -> None:
     print(f"{backend}: killed at {empty + whole} system calls: {empty} empty, {whole} whole")
     assert empty > 3
     assert whole > 0
+
+
+@every_store
+def test_the_report_says_all_that_was_copied(store: ConversationStore, tmp_path: Path) -> None:
+    fill(store)
+    trimmed = trimmed_by(store, 20)
+    store.compact(keep=20)
+    whole = store.snapshot()  # type: ignore[attr-defined]
+    kept = len(whole.changes)
+    assert whole.store_id == store.store_id
+    told: list[tuple[str, int, int]] = []
+    with target_of("sqlite", tmp_path) as target:
+        report = copy_store(store, target, progress=lambda *each: told.append(each))
+        assert report == CopyReport(
+            source=store.url,
+            target=target.url,
+            threads=2,
+            messages=7,
+            changes=kept,
+            revision=store.cursor(),
+            trimmed=trimmed,
+            digest=digest_of(target.snapshot()),  # type: ignore[attr-defined]
+            left_behind=(),
+        )
+    assert kept < report.revision
+    assert [each for each in told if each[0] != "writing"] == [
+        ("reading", 0, 1), ("reading", 1, 1), ("verifying", 0, 1), ("verifying", 1, 1),
+    ]  # fmt: skip
+    assert told.index(("reading", 1, 1)) == 1
+    assert told[2][0] == told[-3][0] == "writing"
+
+
+@pytest.mark.parametrize("what", ["threads", "messages", "changes", "trimmed"])
+def test_a_copy_that_differs_is_told_with_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    with open_store("memory:") as source, target_of("sqlite", tmp_path) as target:
+        fill(source)
+        source.compact(keep=20)
+        whole = source.snapshot()  # type: ignore[attr-defined]
+        real = target.snapshot  # type: ignore[attr-defined]
+        counts = [len(whole.threads), len(whole.messages), len(whole.changes)]
+
+        def other() -> StoreSnapshot:
+            found: StoreSnapshot = real()
+            if what == "trimmed":
+                return replace(found, trimmed=found.trimmed - 1)
+            return replace(found, **{what: getattr(found, what)[1:]})
+
+        monkeypatch.setattr(target, "snapshot", other)
+        with pytest.raises(StoreError) as caught:
+            copy_store(source, target)
+        said = "{} threads, {} messages and {} changes"
+        found = list(counts)
+        if what != "trimmed":
+            found[["threads", "messages", "changes"].index(what)] -= 1
+        text = str(caught.value)
+        assert f"the copy in {target.url} is not what was copied" in text
+        assert f"{said.format(*found)} instead of {said.format(*counts)}" in text
+
+
+def test_a_copy_onto_itself_names_both(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s"
+    with open_store(url) as one, open_store(url) as other:
+        with pytest.raises(StoreError) as caught:
+            copy_store(one, other)
+        assert str(caught.value).count(one.url) == 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import sqlite3
+import stat
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -121,7 +124,7 @@ def test_nothing_that_writes(tmp_path: Path, scheme: str) -> None:
             lambda: reader.expire(),
             lambda: reader.compact(keep=0),
         ):
-            with pytest.raises(StoreError, match="was opened for reading only"):
+            with pytest.raises(StoreError, match=f"^{re.escape(url)} was opened for reading only"):
                 call()
         with open_store("memory:") as other, pytest.raises(StoreError, match="not empty|only"):
             fill(other)
@@ -222,7 +225,7 @@ def test_one_that_never_rests(store: ConversationStore, monkeypatch: pytest.Monk
 
         count = iter(range(10**6))
         monkeypatch.setattr(sqlite_reading, "files_of", lambda path: ((next(count), 0, 0),))
-        with pytest.raises(StoreBusy):
+        with pytest.raises(StoreBusy, match=re.escape(url.partition("///")[2])):
             reader.messages()
 
 
@@ -491,10 +494,10 @@ def test_a_store_that_was_emptied_under_a_reader_stays_gone(tmp_path: Path, text
     whole = (tmp_path / "s").read_bytes()
     with open_for_reading(url) as reader:
         (tmp_path / "s").write_text(text)
-        with pytest.raises(HistoryGone, match="its file was emptied"):
+        with pytest.raises(HistoryGone, match="is gone: its file was emptied"):
             reader.threads()
         (tmp_path / "s").write_bytes(whole)
-        with pytest.raises(HistoryGone, match="its file was emptied"):
+        with pytest.raises(HistoryGone, match="is gone: its file was emptied"):
             reader.threads()
 
 
@@ -563,3 +566,142 @@ def test_a_read_is_of_one_state_though_others_commit_between_its_statements(
         found = reader.changes()
         assert (found.cursor, [change.revision for change in found]) == (1, [1])
         assert [change.revision for change in reader.changes(found.cursor)] == [2]
+
+
+@file_stores
+@pytest.mark.parametrize("is_open", [True, False])
+def test_each_question_is_answered_as_by_the_store(
+    store: ConversationStore, *, is_open: bool
+) -> None:
+    fill(store)
+    store.add_message("t", "m", status="pending", message_id="late", timeout=1e6)
+    url, clock = store.url, store.clock
+
+    def asked(of: ConversationStore) -> list[Any]:
+        return [
+            of.get_thread("../../x\0"),
+            of.get_message("a1"),
+            of.threads(),
+            of.messages("t"),
+            of.messages(status="failed"),
+            of.messages("t", ["complete", "pending"]),
+            of.changes(),
+            of.changes(5),
+            of.changes(5, limit=2),
+            of.changes(0, message="a1", limit=3),
+            of.cursor(),
+            of.next_deadline_us(),
+            of.snapshot(),  # type: ignore[attr-defined]
+        ]
+
+    expected = asked(store)
+    assert all(expected)
+    if not is_open:
+        store.close()
+    with open_for_reading(url, clock=clock) as reader:
+        assert reader.clock is clock
+        assert asked(reader) == expected
+
+
+@file_stores
+def test_who_finds_another_store_is_told_which_it_was(
+    store: ConversationStore, tmp_path: Path
+) -> None:
+    fill(store)
+    with open_store(f"{store.backend}:///{tmp_path}/other", durability="process") as other:
+        fill(other)
+    path = store.url.partition("///")[2]
+    store.close()
+    with open_for_reading(store.url) as reader:
+        reader.threads()
+        for each in list(tmp_path.glob("other*")):
+            os.replace(each, path + each.name.removeprefix("other"))
+        for _ in range(2):
+            with pytest.raises(HistoryGone) as caught:
+                reader.threads()
+            assert caught.value.store == store.url
+            assert store.url in str(caught.value)
+
+
+def test_a_copy_of_the_same_store_in_its_place_is_another_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s"
+    with open_store(url, durability="process") as store:
+        fill(store)
+    shutil.copy(tmp_path / "s", tmp_path / "copy")
+    with open_for_reading(url) as reader:
+        assert len(reader.threads()) == 2
+        os.replace(tmp_path / "copy", tmp_path / "s")
+        for _ in range(2):
+            with pytest.raises(HistoryGone, match="another file has taken its place"):
+                reader.threads()
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_what_cannot_be_read_is_named(tmp_path: Path, scheme: str) -> None:
+    def said(name: str) -> str:
+        with pytest.raises(StoreError) as caught:
+            open_for_reading(f"{scheme}:///{tmp_path}/{name}")
+        if isinstance(caught.value, StoreCorrupt):
+            assert caught.value.path == f"{tmp_path}/{name}"
+        return str(caught.value)
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "none").write_bytes(b"{}")
+    for name in ("folder", "empty", "none", "nothing"):
+        assert f"{tmp_path}/{name}" in said(name)
+    with open_store(f"{scheme}:///{tmp_path}/s", durability="process") as store:
+        fill(store)
+    if scheme == "sqlite":
+        with closing(sqlite3.connect(tmp_path / "s", isolation_level=None)) as db:
+            db.execute("UPDATE messages SET status = 'done' WHERE message_id = 'q0'")
+        with (
+            open_for_reading(f"sqlite:///{tmp_path}/s") as reader,
+            pytest.raises(StoreCorrupt) as caught,
+        ):
+            reader.messages()
+        assert caught.value.path == f"{tmp_path}/s"
+
+
+def test_a_file_that_ends_where_no_journal_does_is_refused(tmp_path: Path) -> None:
+    """As many changes as the journal has, but not these."""
+    url = f"tinydb:///{tmp_path}/s"
+    with open_store(url, durability="process") as store:
+        fill(store)
+        journal = (tmp_path / "s.journal").read_bytes()
+    content = json.loads((tmp_path / "s").read_text())
+    content["claude_comms"]["1"]["link"] += 1
+    (tmp_path / "s").write_text(json.dumps(content))
+    (tmp_path / "s.journal").write_bytes(journal)
+    seq = content["claude_comms"]["1"]["seq"]
+    with pytest.raises(StoreCorrupt, match=f"goes up to change {seq}, not where it begins"):
+        open_for_reading(url)
+
+
+def test_another_tinydb_store_in_its_place_is_told_as_such(tmp_path: Path) -> None:
+    url = f"tinydb:///{tmp_path}/s"
+    for name in ("s", "other"):
+        with open_store(f"tinydb:///{tmp_path}/{name}", durability="process") as store:
+            fill(store)
+    with open_for_reading(url) as reader:
+        for ending in ("", ".journal"):
+            os.replace(tmp_path / f"other{ending}", tmp_path / f"s{ending}")
+        with pytest.raises(HistoryGone, match="is gone: another store is in its place"):
+            reader.threads()
+
+
+@posix
+def test_what_is_copied_to_be_read_is_private(log_alone: str, tmp_path: Path) -> None:
+    copy = tmp_path / "private"
+    old = os.umask(0)
+    try:
+        sqlite_quiet.copy_files(log_alone, str(copy))
+    finally:
+        os.umask(old)
+    for ending in ("", "-wal"):
+        copied = Path(f"{copy}{ending}")
+        assert copied.read_bytes() == Path(f"{log_alone}{ending}").read_bytes()
+        assert stat.S_IMODE(copied.stat().st_mode) == 0o600
+    os.unlink(f"{log_alone}-wal")
+    sqlite_quiet.copy_files(log_alone, str(tmp_path / "alone"))
+    assert not (tmp_path / "alone-wal").exists()

@@ -293,3 +293,30 @@ def test_a_write_that_changes_nothing_is_no_commit(opened: Open, path: Path) -> 
     store.db.update({"n": True})  # to Python the same
     assert journal.read_bytes() != before
     assert repr(opened().db.all()) == "[{'n': True}]"
+
+
+def test_what_is_refused_names_the_store(opened: Open) -> None:
+    store = opened()
+    for attempt in (
+        lambda: store.db.drop_tables(),
+        lambda: store.db.storage.write({}),
+        lambda: store.db.table("messages").insert({}),
+        lambda: store.db.drop_table("messages"),
+    ):
+        with pytest.raises(StoreError) as caught:
+            attempt()
+        assert store.url in str(caught.value)
+    with pytest.raises(StoreError, match=r"^write\(\) cannot write to the table 'threads' of "):
+        store.db.table("threads").storage.write({"threads": {}})
+    with pytest.raises(StoreError, match=r"^drop_table\(\) cannot write to the table 'changes' of"):
+        store.db.drop_table("changes")
+
+
+def test_the_storage_reads_each_table(opened: Open) -> None:
+    store = opened()
+    store.add_message(store.create_thread(), "a", "text")
+    store.db.table("mine").insert({"n": 1})
+    assert store.db.storage.read() == {
+        name: {str(each.doc_id): dict(each) for each in store.db.table(name)}
+        for name in ("threads", "messages", "changes", "mine")
+    }
