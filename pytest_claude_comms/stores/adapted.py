@@ -254,11 +254,12 @@ class AdaptedStore(AdaptedReading):
         return self._written(row, given)
 
     def _written(self, row: MessageRow, given: dict[str, Any]) -> MessageRow:
-        given["message_id"] = self._feed.native_ids.get(row.message_id, row.message_id)
+        what = f"update_message({', '.join(f'{name}=' for name in given)})"
+        # First, or a text would take the parameter `message` that is meant for the id.
+        own_id = self._feed.native_ids.get(row.message_id, row.message_id)
+        given = {"message_id": own_id, **given}
         rest = {"thread_id": row.thread_id}
         stands = {"status": row.status.value, "content": row.content}
-        fields = ", ".join(f"{name}=" for name in given if name != "message_id")
-        what = f"update_message({fields})"
         self._tell(call_for(self.original, _UPDATES, given, rest, stands=stands, what=what))
         self._look_holding([row.thread_id])
         return self._feed.state.message(row.message_id) or row

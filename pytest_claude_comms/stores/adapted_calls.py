@@ -32,10 +32,8 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "status": STATUS,
     "error": ERROR,
     "metadata": METADATA,
-    "limit": ("limit",),
-    "timeout": ("timeout",),
-    "stall_timeout": ("stall_timeout",),
 }
+"""What else parameters are called, by what they are called here."""
 _ALL_IN_ONE = ("updates", "fields", "changes", "data")
 """A parameter that takes a dict of what is to be changed."""
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -110,7 +108,8 @@ def _fitted(
     by_name = {each.name: each for each in parameters if each.kind not in _VARIADIC}
     placed: dict[str, Any] = {}
     unplaced: dict[str, Any] = {}
-    for name, value in {**spare, **given}.items():
+    # What has to go in comes first: `id` is the message's where only the thread could be spared.
+    for name, value in {**given, **spare, **given}.items():
         place = _place(name, by_name, placed)
         if place is not None:
             placed[place] = value
@@ -146,4 +145,4 @@ def _place(name: str, by_name: Mapping[str, object], placed: Mapping[str, object
     """The parameter for an argument: `message` may be an id to one, and a text to another."""
     if name in by_name:
         return name
-    return next((n for n in _ALIASES[name] if n in by_name and n not in placed), None)
+    return next((n for n in _ALIASES.get(name, ()) if n in by_name and n not in placed), None)

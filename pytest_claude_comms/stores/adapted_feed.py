@@ -16,7 +16,6 @@ class Vanished(Exception):
     """What was there at an earlier look is not there now. It never leaves the adapter."""
 
     def __init__(self, message_ids: list[str], thread_ids: list[str]) -> None:
-        super().__init__(message_ids, thread_ids)
         self.message_ids = message_ids
         self.thread_ids = thread_ids
 

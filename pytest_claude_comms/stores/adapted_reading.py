@@ -104,7 +104,7 @@ class AdaptedReading(KeepingStore):
         try:
             return super().changes(since, limit=limit, message=message)
         except HistoryGone as error:
-            if self._feed.gone and since < self._feed.gone_at:
+            if since < self._feed.gone_at:
                 raise HistoryGone(self._feed.gone, store=self.url, since=since) from None
             raise error from None
 

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 GROUP = "claude_comms.stores"
 """The entry point group."""
-BUILT_IN = ("memory", "sqlite", "tinydb")
-RESERVED = (*BUILT_IN, "adapted")
+RESERVED = ("memory", "sqlite", "tinydb", "adapted")
 """Names that no package can take; a store of ``adapt_store`` has a URL that cannot be opened."""
 
 

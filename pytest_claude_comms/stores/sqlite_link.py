@@ -236,6 +236,8 @@ _opening = threading.RLock()
 _links: WeakSet[Link] = WeakSet()
 _inherited: list[tuple[Link, tuple[int, int] | None]] = []
 """With the identity of the log at the time of the fork."""
+_logs: dict[Link, tuple[int, int] | None] = {}
+"""The same, from just before a fork until it is done."""
 
 
 def _let_go_of_inherited(path: str) -> None:
@@ -258,11 +260,23 @@ def _log_identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _note_logs() -> None:
+    # Before the fork: by the time the child runs, the parent may have closed and opened it anew.
+    _opening.acquire()
+    _logs.update((link, _log_identity(link.path)) for link in _links)
+
+
+def _forget_logs() -> None:
+    _logs.clear()
+    _opening.release()
+
+
 def _keep_inherited() -> None:
-    global _opening  # noqa: PLW0603 - another thread of the parent may have held it
+    global _opening  # noqa: PLW0603 - the thread that holds it is the parent's
     _opening = threading.RLock()
     atexit.register(_never_close)
-    _inherited.extend((link, _log_identity(link.path)) for link in _links)
+    _inherited.extend(_logs.items())
+    _logs.clear()
     _links.clear()
 
 
@@ -275,4 +289,6 @@ def _never_close() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_inherited)
+    os.register_at_fork(
+        before=_note_logs, after_in_parent=_forget_logs, after_in_child=_keep_inherited
+    )

@@ -42,7 +42,11 @@ _TINYDB = (
 )
 _CHECKING = ("tests/stores/test_checking.py",)
 _READING = ("tests/stores/test_reading.py",)
-_ADAPTED = ("tests/stores/test_adapted.py",)
+_ADAPTED = (
+    "tests/stores/test_adapted.py",
+    "tests/stores/test_adapted_looks.py",
+    "tests/stores/test_adapted_methods.py",
+)
 _STRANGERS = ("tests/stores/test_third_party.py",)
 _FILE = (
     "tests/stores/test_sqlite.py::test_fork",
@@ -179,8 +183,8 @@ TARGETS: Final = {
         ),
         Target("stores/reports.py", (*_CHECKING, *_KEEPING), _CHECKING),
         Target("stores/legacy.py", (*_RECORDS, *_POLLING[:2]), _RECORDS[1:3]),
-        Target("stores/schemes.py", _STRANGERS, _STRANGERS),
-        Target("stores/requests.py", (_SMALL, _SAME, *_RECORDS), (_SMALL,)),
+        Target("stores/schemes.py", (*_STRANGERS, "tests/security/test_redact.py"), _STRANGERS),
+        Target("stores/requests.py", _ADAPTED, _ADAPTED),
         Target("stores/authoring.py", _STRANGERS, _STRANGERS),
         Target("stores/adapted.py", _ADAPTED, _ADAPTED),
         Target("stores/adapted_asking.py", _ADAPTED, _ADAPTED),

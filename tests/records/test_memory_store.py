@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -492,6 +493,32 @@ def test_legacy_returns_change_what_add_message_returns_and_nothing_else(
         assert same is legacy
     with pytest.raises(StoreClosed):
         store.cursor()
+
+
+def test_legacy_returns_pass_on_how_long_a_message_may_stall(
+    store: MemoryConversationStore, clock: FakeClock
+) -> None:
+    legacy = LegacyReturns(store, "str")
+    message = legacy.add_message("t", "x", status="pending", timeout=60, stall_timeout=20)
+    assert store.get_message(message).deadline_at == clock.now() + timedelta(seconds=20)
+
+
+def test_legacy_returns_are_entered_left_and_copied_as_their_store(
+    store: MemoryConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Any] = []
+    monkeypatch.setattr(MemoryConversationStore, "__exit__", lambda _, *how: left.append(how))
+    legacy = LegacyReturns(store, "str")
+    error = KeyError("t")
+    with pytest.raises(KeyError), legacy:
+        raise error
+    assert left == [(KeyError, error, error.__traceback__)]
+    twin = copy.copy(legacy)
+    assert twin.add_message("t", "x", message_id="m") == "m"
+    assert store.get_message("m").module_name == "x"
+    store.close()
+    with pytest.raises(StoreClosed):
+        legacy.__enter__()
 
 
 def test_a_legacy_dict_is_plain_json(store: MemoryConversationStore, clock: FakeClock) -> None:

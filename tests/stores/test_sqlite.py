@@ -1370,12 +1370,12 @@ def test_a_child_that_exits_normally_closes_nothing(path: Path, python: Python) 
 
 _OUTLIVED = """
 import os, signal, sys
+mine = os.pipe()
+os.register_at_fork(after_in_child=lambda: os.read(mine[0], 1))  # it comes late to its first step
 from pytest_claude_comms.stores import open_store
 store = open_store(sys.argv[1], durability="process")
 store.create_thread(thread_id="t")
-mine, other = os.pipe(), os.pipe()
 if not os.fork():
-    os.read(mine[0], 1)
     if sys.argv[2] == "opens it":
         try:
             open_store(sys.argv[1])
