@@ -2294,3 +2294,16 @@ def test_whether_a_file_is_open_in_this_process(store: SQLiteConversationStore, 
     for name in (path, link):
         with sqlite_link.kept_closed(str(name)) as is_closed:
             assert is_closed
+
+
+def test_a_connection_that_cannot_roll_back_is_used_no_more(
+    store: SQLiteConversationStore,
+) -> None:
+    seed(store)
+    (link,) = store._idle
+    failing = fail_at(store, "ROLLBACK")
+    with pytest.raises(InvalidTransition):
+        store.update_message("m", status="pending")
+    assert failing.refused
+    assert link.closed
+    assert store.update_message("m", append="x").revision == 2
