@@ -339,6 +339,8 @@ class Answering:
                 self._clock.unhandled(error, "on_update")
 
     def _take_text(self, update: StreamUpdate) -> None:
+        if update.content is not None and (self._process.intent or self._has_ended):
+            return  # taken back because it was ended in the midst of it: what was said so far stays
         if update.content is not None:
             self._text, self._waiting = [update.content], len(update.content)
             self._replaces = True

@@ -332,6 +332,23 @@ def test_a_cancelled_run_stores_the_text_that_it_has_told(
     assert last.status == "cancelled", "in one commit"
 
 
+def test_text_that_was_told_stays_when_the_run_is_gone_before_anybody_looks(
+    store: ConversationStore, claude: ScriptedClaude, ask: Ask
+) -> None:
+    """What a run leaves unfinished is taken back, but not from an answer that was cancelled."""
+    claude.crashes("KILL", after=1, text="told")
+    reply: list[Reply] = []
+
+    def give_up(update: object) -> None:
+        if getattr(update, "content", None) is not None and reply:  # it is taken back
+            reply[0]._answering._cancelled = True  # as a signal's handler leaves it
+
+    reply.append(ask(wait=False, on_update=give_up))
+    reply[0].wait()
+    answer = reply[0].answer
+    assert (answer.status, answer.content) == ("cancelled", "told")
+
+
 @pytest.mark.parametrize("way", ["cancel", "cancel_async"])
 def test_cancelling_a_reply_keeps_the_text_that_came(
     claude: ScriptedClaude, ask: Ask, clock: FakeClock, way: str
