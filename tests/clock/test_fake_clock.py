@@ -500,6 +500,25 @@ def test_backoff_ends_only_when_fake_and_real_patience_are_spent(
     assert time.monotonic() - start >= 0.03
 
 
+def test_what_an_actor_waited_is_the_clock_s_time_however_slow_the_machine_is(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_claude_comms.testing import fake_clock
+
+    backoff = clock.backoff(10_000)
+
+    class Slow(Real):
+        monotonic = staticmethod(lambda: Real.monotonic() + 60)
+
+    monkeypatch.setattr(fake_clock, "Real", Slow)
+    while backoff.pause():
+        pass
+    assert backoff.waited == clock.elapsed == 0.01
+    said: list[float] = []
+    run_outside(lambda: said.append(backoff.waited)).join()
+    assert said[0] >= 60, "an outsider waits in real time"
+
+
 def test_somebody_else_may_let_go_while_one_is_patient(clock: FakeClock) -> None:
     held: list[bool] = [True]
     clock.at(3, held.clear)

@@ -600,7 +600,7 @@ def test_a_file_that_somebody_holds(tmp_path: Path, clock: FakeClock) -> None:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(StoreBusy) as caught:
             store.cursor()
-        assert (caught.value.path, round(caught.value.waited)) == (store.path, 5)
+        assert (caught.value.path, caught.value.waited) == (store.path, 5)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
