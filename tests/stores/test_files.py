@@ -140,20 +140,23 @@ def test_the_child_of_a_fork_does_not_hold_the_lock(path: str) -> None:
     lock.acquire(CLOCK, 0, "x")
     child = os.fork()
     if not child:
+        os.close(there[1])  # so that it ends with its parent, whatever happens there
         is_free = lock.try_acquire()
         os.write(here[1], b".")
         os.read(there[0], 1)
         os._exit(is_free)
-    os.read(here[0], 1)
-    lock._close_file()  # without unlocking: a copy in the child would hold it on
-    lock._release()
-    assert lock.try_acquire()
-    lock.release()
-    lock.close()
-    os.write(there[1], b".")
-    assert os.waitpid(child, 0)[1] == 0
-    for descriptor in (*here, *there):
-        os.close(descriptor)
+    try:
+        os.read(here[0], 1)
+        lock._close_file()  # without unlocking: a copy in the child would hold it on
+        lock._release()
+        assert lock.try_acquire()
+        lock.release()
+        lock.close()
+    finally:
+        for descriptor in (*here, *there):
+            os.close(descriptor)
+        code = os.waitpid(child, 0)[1]
+    assert code == 0
 
 
 def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:

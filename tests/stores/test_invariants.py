@@ -89,6 +89,18 @@ def test_a_change_of_another_thread(whole: StoreSnapshot) -> None:
     ]
 
 
+def test_of_an_open_message_everything_is_kept(whole: StoreSnapshot) -> None:
+    """Trimmed up to 7, its text has to follow from its changes all the same."""
+    kept = tuple(row for row in whole.changes if row.revision in (5, 6, 7))
+    assert found(replace(whole, changes=kept, trimmed=7)) == []
+    kept = (*kept[:2], replace(kept[2], content_length=9))
+    assert (
+        "history",
+        "revision 7",
+        "it says that the text of 'o' has 9 characters then, and its changes make 4",
+    ) in found(replace(whole, changes=kept, trimmed=7))
+
+
 def test_a_step_that_cannot_be(whole: StoreSnapshot) -> None:
     assert ("transition", "revision 3", "'m' went from complete to processing, which cannot follow"
     ) in found(changed(whole, 3, previous=whole.changes[4].status))  # fmt: skip

@@ -11,7 +11,7 @@ import stat
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -371,6 +371,26 @@ def test_a_log_alone_of_a_file_that_has_just_been_opened_here(log_alone: str) ->
     with sqlite_quiet.opened(path, sqlite_quiet.files_of(path)) as (link, is_frozen):
         assert is_frozen
         assert link.db.execute("SELECT count(*) FROM threads").fetchone() == (2,)
+
+
+def test_a_connection_that_cannot_be_closed_counts_as_open(tmp_path: Path) -> None:
+    """Nothing is known that makes it fail; if it does, its file must not be read past its locks."""
+    path = str(tmp_path / "s.sqlite")
+    with closing(sqlite3.connect(path)):
+        pass
+    link = sqlite_link.Link(path, "process")
+    db = link.db
+
+    class Unwilling:
+        def close(self) -> None:
+            raise sqlite3.OperationalError("unable to close")
+
+    link.db = cast("Any", Unwilling())
+    link.close()
+    assert sqlite_link.is_open_here(path)
+    link.db = db
+    link.close()
+    assert not sqlite_link.is_open_here(path)
 
 
 @pytest.mark.parametrize("what", ["log", "file"])
