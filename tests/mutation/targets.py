@@ -23,13 +23,7 @@ _KEEPING = (
     "tests/stores/test_backup.py",
 )
 _MEMORY = ("tests/records/test_records.py", "tests/records/test_memory_store.py")
-_SQLITE = (
-    _SMALL,
-    _SAME,
-    "tests/stores/test_sqlite.py",
-    "tests/stores/test_sqlite_layout.py",
-    *_KEEPING,
-)
+_SQLITE = (_SMALL, _SAME, "tests/stores/sqlite", *_KEEPING)
 _TINYDB = (
     _SMALL,
     _SAME,
@@ -49,10 +43,10 @@ _ADAPTED = (
 )
 _STRANGERS = ("tests/stores/test_third_party.py",)
 _FILE = (
-    "tests/stores/test_sqlite.py::test_fork",
-    "tests/stores/test_sqlite.py::test_left_open_is_found",
-    "tests/stores/test_sqlite.py::test_an_idle_poll_reads_nothing",
-    "tests/stores/test_sqlite.py::test_a_busy_store_is_waited_for_five_seconds_of_its_clock",
+    "tests/stores/sqlite/test_sqlite_life.py::test_fork",
+    "tests/stores/sqlite/test_sqlite_life.py::test_left_open_is_found",
+    "tests/stores/sqlite/test_sqlite_idle.py::test_an_idle_poll_reads_nothing",
+    "tests/stores/sqlite/test_sqlite_busy.py::test_a_busy_store_is_waited_for_five_seconds_of_its_clock",
 )
 _POLLING = (
     "tests/polling/test_tracking.py",
