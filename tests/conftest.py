@@ -1,15 +1,26 @@
-"""For all tests: what the shell that started them has ignored is not ignored in them, and a
-Python that forks short runs of pytest."""
+"""For all tests: what the shell that started them has ignored is not ignored in them, properties
+have no time limit, and a Python that forks short runs of pytest."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.warm_python import WarmPython
+
+with suppress(ImportError):  # what runs without it has no property to look for
+    from hypothesis import HealthCheck, settings
+
+    # A property holds or not; how long a machine that others use takes to say so is no part of it.
+    # Here, because settings() takes what it is not given from the profile that is loaded by then.
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

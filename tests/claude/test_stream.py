@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_claude_comms.claude import outcome as outcome_module
@@ -1010,19 +1010,17 @@ def assert_sound(lines: list[str], cut: int | None) -> None:
 CUTS = st.none() | st.integers(0, 400)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(ODD_LINES, max_size=4), CUTS)
 def test_no_line_is_ever_an_error(lines: list[str], cut: int | None) -> None:
     assert_sound(lines, cut)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(TALK, max_size=12), CUTS)
 def test_the_updates_of_any_talk_add_up(lines: list[str], cut: int | None) -> None:
     assert_sound(lines, cut)
 
 
-@settings(deadline=None)
 @given(st.lists(TALK, max_size=12))
 def test_the_content_is_that_of_the_whole_lines(lines: list[str]) -> None:
     whole = [each for each in lines if json_type(each) == "assistant"]
@@ -1033,7 +1031,6 @@ def json_type(line: str) -> object:
     return json.loads(line)["type"] if line.startswith("{") else None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_are_ever_an_error(data: bytes) -> None:
     assert read_stream([data]).status is FAILED

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_claude_comms import MessageStatus, StreamReader
@@ -49,7 +49,6 @@ def wrapped(text: str, columns: int) -> list[str]:
 TEXTS = st.lists(st.text(st.sampled_from("ab \nж日👍"), max_size=25), min_size=1, max_size=12)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # of a busy machine
 @given(TEXTS, st.integers(8, 20))
 def test_what_stays_is_the_text_wherever_it_was_cut(pieces: list[str], columns: int) -> None:
     monkeypatch = pytest.MonkeyPatch()
@@ -128,7 +127,6 @@ def test_only_what_changed_is_drawn() -> None:
     assert region.writes == writes
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.lists(
         st.lists(st.sampled_from(["", "a", "bb", "a long one"]), max_size=8), min_size=1, max_size=8
