@@ -869,10 +869,10 @@ def test_a_fork_while_it_starts_has_none_of_its_pipes(
     monkeypatch.setattr(home, name, call)
     starting = threading.Thread(target=process.start)
     starting.start()
-    starting.join(3)
+    starting.join(LONG)
     try:
         assert not starting.is_alive(), "Popen waits for the end of a pipe that the fork has too"
-        assert process.wait(3), "the prompt has no end"
+        assert process.wait(LONG), "the prompt has no end"
         assert (process.take(), len(forks.pids)) == ([b"HI"], 1)
     finally:
         forks.end()
@@ -909,7 +909,7 @@ def test_a_fork_hinders_no_thread_from_ending(forks: Forks) -> None:
     thread = threading.Thread(target=stop.wait, args=(read, select.POLLIN))
     thread.start()
     stop.set()
-    thread.join(3)
+    thread.join(LONG)
     assert not thread.is_alive()
     stop.close()
     os.close(read)
@@ -1029,7 +1029,7 @@ def test_who_cannot_be_looked_up_hinders_no_end(
         monkeypatch.setattr(descendants, "find", find)
         try:
             process.begin_end("timeout")
-            assert process.wait(3)
+            assert process.wait(LONG)
             assert process.exit_code == -15
             wait_for(lambda: seen)
             assert [each.exc_value.errno for each in seen] == [errno.EMFILE]  # and it is said

@@ -406,14 +406,14 @@ def test_any_output_is_a_sign_of_life(real_store: ConversationStore, folder: Pat
     """In real time: a hand-written CLI knows no other. Lines that change nothing count."""
     command = [write_claude(folder, """
         init()
-        for _ in range(12):
+        for _ in range(16):
             time.sleep(0.25)
             line(type="tool_progress", elapsed_time_seconds=1, session_id="s")
         text("done")
         result("done")
     """)]  # fmt: skip
     reply = ask_module(
-        real_store, "marker", module, "q", command=command, env={MARK: mark}, stall_timeout=1.5
+        real_store, "marker", module, "q", command=command, env={MARK: mark}, stall_timeout=3
     )
     assert reply.answer.status == "complete"
 

@@ -131,7 +131,7 @@ def test_in_real_time(store: ConversationStore, faults: Faults, answer: str) -> 
     store.update_message(answer, status="complete")
     assert busy.is_undone
     assert busy.met
-    assert busy.join(5)
+    assert busy.join(60)
     with faults.busy(store, for_=1000, may_miss=True) as long:
         pass
     assert long.is_undone

@@ -118,7 +118,7 @@ def test_its_threads_end(clock: FakeClock) -> None:
     clock.run_until_idle()
     for thread in set(threading.enumerate()) - before:
         if "watchdog" not in thread.name:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 
