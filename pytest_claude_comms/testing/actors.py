@@ -43,6 +43,8 @@ class Actor:
         self.gate.acquire()
         self.order = ORDINARY
         self.why: Why = ""
+        self.details: Callable[[], list[str]] | None = None
+        """Lines that say more, while it is parked: of an event loop, what its tasks wait for."""
         self.since_us = 0
         self.parked = False
         self.done = False
@@ -53,6 +55,11 @@ class Actor:
         self.timers: list[Timer] = []
         self.error: BaseException | None = None
         self.joiners: list[Actor] = []
+
+    def lines(self) -> list[str]:
+        """What it does or waits for, for a person who has room for all of it."""
+        details = self.details
+        return [self.line(), *(f"    {each}" for each in (details() if details else ()))]
 
     def line(self) -> str:
         """What it does or waits for, for a person."""

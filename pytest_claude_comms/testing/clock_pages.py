@@ -41,7 +41,7 @@ A_LOCK = "a lock that "
 
 def deadlock_page(now_us: int, actors: Iterable[Actor]) -> str:
     """All are parked and nothing is due."""
-    lines = [actor.line() for actor in actors]
+    lines = [line for actor in actors for line in actor.lines()]
     of_locks = any(f" waits for {A_LOCK}" in line for line in lines)
     first = f"at +{now_us / SECOND:g} s on the fake clock all wait and nothing is due:"
     return "\n".join([first, *lines, *(_LOCKS_HINT if of_locks else _PARKED_HINT)])
@@ -60,7 +60,7 @@ def stuck_page(
     return "\n".join(
         [
             f"{who} has not come back to the fake clock for {watchdog:g} real seconds:",
-            *(actor.line() + "\n" + stack_of(actor.thread) for actor in actors),
+            *("\n".join([*actor.lines(), stack_of(actor.thread)]) for actor in actors),
             *hint,
         ]
     )

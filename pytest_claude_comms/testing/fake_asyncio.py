@@ -21,6 +21,7 @@ from typing import Any
 from ..clock import SECOND, Why
 from ..loop_wakeup import LoopWakeup
 from .actors import ORDINARY, POLLS, Actor, Real
+from .loop_tasks import lines_of, names_of, told
 from .scheduler import Scheduler
 
 _CLEANING = 0.05
@@ -107,9 +108,10 @@ class FakeLoops:
             if span_us == 0 and not scheduler.others_are_ready:
                 return ready
             self._parked[id(loop)] = actor
+            actor.details = partial(lines_of, loop)
             try:
                 scheduler.park(
-                    lambda: f"asyncio ({_tasks(loop)})",
+                    lambda: f"asyncio ({names_of(loop)})",
                     at_us=None if span_us is None else scheduler.now_us + span_us,
                     beats=True,
                     order=ORDINARY,
@@ -118,6 +120,7 @@ class FakeLoops:
                 )
             finally:
                 del self._parked[id(loop)]
+                actor.details = None
             return real(selector, 0)
 
         return select
@@ -163,11 +166,6 @@ def _name(f: Any) -> str:
     return str(getattr(f, "__qualname__", None) or repr(f))
 
 
-def _tasks(loop: Any) -> str:
-    names = sorted(task.get_name() for task in asyncio.all_tasks(loop))
-    return ", ".join(names) or "no task"
-
-
 class FakeLoopWakeup(LoopWakeup):
     """A wakeup whose beat keeps nothing alive, and whose waiter looks after all have written."""
 
@@ -191,7 +189,8 @@ class FakeLoopWakeup(LoopWakeup):
             at_us = scheduler.now_us + timeout_us
             due = scheduler.start("time to poll", self._beat, at_us, order=POLLS)
         try:
-            await self._wait(None if self._polls else timeout_us)
+            with told(why):
+                await self._wait(None if self._polls else timeout_us)
         finally:
             for planned in (beat, due):
                 if planned is not None:

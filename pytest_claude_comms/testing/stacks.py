@@ -21,7 +21,7 @@ _OURS = {
     str(Path(__file__).with_name(f"{room}.py"))
     for room in (
         *("actors", "scheduler", "clock_pages", "stacks", "watchdog"),
-        *("fake_clock", "fake_asyncio"),
+        *("fake_clock", "fake_asyncio", "loop_tasks"),
     )
 }
 

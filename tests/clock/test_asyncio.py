@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +123,70 @@ def test_a_task_that_nothing_can_wake_is_a_deadlock(clock: FakeClock) -> None:
 
     with pytest.raises(ClockDeadlock, match=r"the test waits for asyncio \(Task-\d+\)"):
         asyncio.run(main())
+
+
+def deadlock(main: Coroutine[Any, Any, object]) -> list[str]:
+    """What its page says of tasks. Their numbers go on from test to test; here they begin at 1."""
+    with pytest.raises(ClockDeadlock) as caught:
+        asyncio.run(main)
+    lines = [line.strip() for line in str(caught.value).splitlines()[2:]]
+    lines = lines[: next(n for n, line in enumerate(lines) if line.startswith("hint"))]
+    numbers = sorted({int(each) for each in re.findall(r"Task-(\d+)", "\n".join(lines))})
+    return [
+        re.sub(r"Task-(\d+)", lambda found: f"Task-{numbers.index(int(found[1])) + 1}", line)
+        for line in lines
+    ]
+
+
+def here(word: str) -> str:
+    """The line of this file that ends with a comment of that word."""
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    number = next(n for n, line in enumerate(lines, 1) if line.endswith(f"  # {word}"))
+    return f"test_asyncio.py:{number}"
+
+
+def test_a_deadlock_s_page_says_what_each_task_waits_for(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    store.add_message("t", "m", status="pending", message_id="never")
+    poller = MessagePoller(store)
+
+    async def ask(queue: asyncio.Queue[object]) -> None:
+        await queue.get()  # asks
+
+    async def watch() -> None:
+        async for _ in poller.watch_async("never"):  # watches
+            pass
+
+    async def main() -> None:
+        asking = asyncio.create_task(ask(asyncio.Queue()), name="the asker")
+        watching = asyncio.create_task(watch(), name="a watcher")
+        await asyncio.gather(asking, watching, asyncio.sleep(1), poller.wait_async("never"))  # all
+
+    assert deadlock(main()) == [
+        f"Task-1: main at {here('all')}, for Task-2, a watcher, the asker",
+        "Task-2: MessagePoller.wait_async, for message never (pending) to end",
+        f"a watcher: watch at {here('watches')}, for message never (pending) to end",
+        f"the asker: ask at {here('asks')}, for Queue.get",
+    ]
+
+
+def test_what_is_awaited_may_have_no_name(clock: FakeClock) -> None:
+    async def main() -> None:
+        await asyncio.get_running_loop().create_future()  # bare
+
+    assert deadlock(main()) == [f"Task-1: main at {here('bare')}, for a future"]
+
+
+def test_a_stuck_page_says_what_each_task_waits_for() -> None:
+    async def main() -> None:
+        await asyncio.Event().wait()  # stuck
+
+    with FakeClock(watchdog=0.2) as clock, pytest.raises(ClockDeadlock) as caught:
+        clock.install(freeze=False)
+        clock.outside_works("child", "a child")
+        asyncio.run(main())
+    assert f": main at {here('stuck')}, for Event.wait\n" in str(caught.value)
 
 
 def test_a_busy_loop_lets_others_have_their_turn(clock: FakeClock) -> None:
