@@ -32,9 +32,14 @@ def to_datetime(us: int) -> datetime:
 
 
 def to_us(moment: datetime) -> int:
-    """Microseconds since 1970 of an aware datetime. Raises ValueError for a naive one."""
+    """Microseconds since 1970 of an aware datetime.
+
+    Raises ValueError for a naive one, TypeError for what is none.
+    """
+    if not isinstance(moment, datetime):
+        raise TypeError(f"an instant is an aware datetime, not {moment!r}")
     if moment.tzinfo is None:
-        raise ValueError(f"{moment!r} has no time zone")
+        raise ValueError(f"{moment!r} has no time zone: give it one, such as tzinfo=timezone.utc")
     return (moment - _EPOCH) // _MICROSECOND
 
 

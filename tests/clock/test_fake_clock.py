@@ -44,8 +44,13 @@ def test_it_may_start_elsewhere_but_not_nowhere() -> None:
     start = datetime(1999, 12, 31, 23, 59, 59, 5, tzinfo=timezone.utc)
     with FakeClock(start) as clock:
         assert clock.now() == start
-    with pytest.raises(ValueError, match="has no time zone$"):
+    with pytest.raises(
+        ValueError, match="has no time zone: give it one, such as tzinfo=timezone.utc$"
+    ):
         FakeClock(datetime(2026, 1, 1))
+    for none in (3, "2026-01-01", None):
+        with pytest.raises(TypeError, match=f"^an instant is an aware datetime, not {none!r}$"):
+            FakeClock(none)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^watchdog must be more than 0 seconds$"):
         FakeClock(watchdog=0)
 
