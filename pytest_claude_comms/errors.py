@@ -159,15 +159,17 @@ class StoreCorrupt(_Final):
 class HistoryGone(_Final):
     """The changes that a cursor points behind are gone, or the store is another one now.
 
-    What to do: read the messages afresh, then watch from ``store.cursor()``.
+    With ``since`` the store stands: read its messages afresh, then watch from its ``cursor()``.
+    Where ``since`` is None, its files were deleted or replaced, and this store object is of no more
+    use: open the store again first.
     """
 
     def __init__(self, reason: str, *, store: str, since: int | None = None) -> None:
         where = "" if since is None else f" after revision {since}"
-        super().__init__(
-            f"the history of {store}{where} is gone: {reason}. "
-            "Read the messages afresh and watch from store.cursor()"
-        )
+        way_out = "Read the messages afresh and watch from store.cursor()"
+        if since is None:  # every call of this store object would raise it
+            way_out = "Open the store again, read the messages afresh and watch from its cursor()"
+        super().__init__(f"the history of {store}{where} is gone: {reason}. {way_out}")
         self.store = store
         self.since = since
 

@@ -232,8 +232,11 @@ def _open(
 
     store = choice.open(folder, clock=clock, durability=durability)
     if not isinstance(store, ConversationStore):
+        from .stores.schemes import why_none
+
         pytest.fail(
-            f"{choice.name} returned {store!r}, which is no ConversationStore", pytrace=False
+            f"{choice.name} returned {store!r}, which is no ConversationStore: {why_none(store)}",
+            pytrace=False,
         )
     if clock is not None:
         clock.watch_store(store)

@@ -256,17 +256,29 @@ def _only_one_here(besides: str) -> str:
     nobody has opened it to write to."""
     found: dict[str, str] = {}
     backups: dict[str, str] = {}
+    left_out = ""
     for name in sorted(os.listdir()):
         if not name.endswith(_ENDINGS) or not os.path.isfile(name):
             continue
         try:
             kind = kind_of(name)
-            if kind is not None and not _is_same(name, besides):
-                path = os.path.abspath(name)
-                claimed = _is_claimed(path, kind)
-                (found if claimed else backups)[path] = f"{kind}:///{path}"
+            if kind is None:
+                continue
+            path = os.path.abspath(name)
+            claimed = _is_claimed(path, kind)
         except OSError:
             continue
+        if not _is_same(name, besides):
+            (found if claimed else backups)[path] = f"{kind}:///{path}"
+        elif claimed:
+            left_out = path
+    if left_out:
+        # Who names it may mean that it be backed up: what lies beside it must not take its place.
+        raise CommandError(
+            exits.USAGE,
+            f"{left_out} is itself a store that is written to: name another file for the backup, "
+            "or say by --store of which store it is to become one",
+        )
     urls = list((found or backups).values())
     if len(urls) == 1:
         return urls[0]

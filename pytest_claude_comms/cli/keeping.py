@@ -43,7 +43,7 @@ def copy(call: Call, source: str, target: str) -> None:
     The copy is a store of its own, with another store id. Tables of yours in a TinyDB file are
     not copied; to keep those too, use 'backup'.
     """
-    from ..stores.copying import copy_store
+    from ..stores.copying import check_source, copy_store
     from .choosing import choose, open_chosen, refuse_memory
 
     from_url, to_url = choose(source), choose(target, create=True)
@@ -52,6 +52,7 @@ def copy(call: Call, source: str, target: str) -> None:
     with ExitStack() as stack:
         with out.working("opening the stores"):
             reader = stack.enter_context(open_chosen(from_url, reading=True))
+            check_source(reader)
             writer = stack.enter_context(open_chosen(to_url))
         with _telling(out) as progress:
             report = copy_store(reader, writer, progress=progress)

@@ -86,6 +86,11 @@ def _canonical(row: _Row) -> bytes:
     return json.dumps([type(row).__name__, *_FIELDS[type(row)](row)]).encode("ascii")
 
 
+def check_source(source: ConversationStore) -> None:
+    """Raises StoreError if a store is of a kind that cannot be copied: before a target is made."""
+    _copyable(source, "snapshot")
+
+
 def _copyable(store: ConversationStore, method: str) -> Copyable:
     # Not isinstance: since Python 3.12 it does not see what LegacyReturns hands through.
     if not (hasattr(store, "snapshot") and hasattr(store, method)):

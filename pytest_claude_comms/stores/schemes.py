@@ -29,6 +29,12 @@ GROUP = "claude_comms.stores"
 """The entry point group."""
 RESERVED = ("memory", "sqlite", "tinydb", "adapted")
 """Names that no package can take; a store of ``adapt_store`` has a URL that cannot be opened."""
+# Of the Protocol's names those that are not typing's.
+_MEMBERS = (
+    *sorted(name for name in vars(ConversationStore) if not name.startswith("_")),
+    "__enter__",
+    "__exit__",
+)
 
 
 class SchemeBroken(StoreError):
@@ -103,11 +109,21 @@ def open_by_scheme(
     store = factory(url, **options)
     if isinstance(store, ConversationStore):
         return store
-    missing = [name for name in _members() if not hasattr(store, name)]
     raise SchemeBroken(
         f"the store scheme {scheme!r} is brought by {_from(_found()[scheme][0])}, and returned "
-        f"{store!r}, which is no ConversationStore: it has no {', '.join(missing)}"
+        f"{store!r}, which is no ConversationStore: {why_none(store)}"
     )
+
+
+def why_none(made: object) -> str:
+    """Why what a factory returned is no ConversationStore, and the way out."""
+    if made is None:
+        return "a factory returns the store that it has opened"
+    missing = [name for name in _MEMBERS if not hasattr(made, name)]
+    text = f"it has no {', '.join(missing)}"
+    if all(callable(getattr(made, name, None)) for name in ("get_thread", "add_message")):
+        text += "; adapt_store(…, clock=clock) makes a store of one of the original shape"
+    return text
 
 
 def _found() -> dict[str, list[EntryPoint]]:
@@ -132,7 +148,3 @@ def _from(point: EntryPoint) -> str:
     # get_all, since to ask for a key that is not there is deprecated.
     names, versions = ((said and said.get_all(key)) or [] for key in ("Name", "Version"))
     return " ".join(map(str, [*names[:1], *versions[:1]])) or "a package without metadata"
-
-
-def _members() -> list[str]:
-    return sorted(name for name in vars(ConversationStore) if not name.startswith("_"))

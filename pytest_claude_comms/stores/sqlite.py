@@ -432,7 +432,7 @@ class SQLiteConversationStore(KeepingStore):
             if not is_there:
                 raise HistoryGone(
                     f"change {known.revision} was taken back, by an older file or a backup that "
-                    "was put in its place: open the store again",
+                    "was put in its place",
                     store=self.url,
                 )
             self._known = snapshot.last

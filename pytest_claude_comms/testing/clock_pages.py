@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..clock import SECOND
 from .actors import Actor
-from .stacks import stack_of, waits_on_system_clock
+from .stacks import stack_of, waits_for_a_wakeup, waits_on_system_clock
 
 _HINT = (
     "  hint     an actor may wait only on the clock: Event.wait, queue.get and",
@@ -18,6 +18,12 @@ _OUTSIDE_HINT = (
     "           it: let it end, or wait for less of it inside clock.outside(…); work that is",
     "           slow, not stuck, needs a longer watchdog; in asyncio await the …_async()",
     "           functions rather than a thread that blocks",
+)
+_WAKEUP_HINT = (
+    "  hint     all that could act has acted, and nobody woke it or let go of its lock. If",
+    "           somebody had, before it waited, that wake-up was lost: look, and begin to",
+    "           wait, under one lock. If somebody will, at a later fake time, it has to wait",
+    "           on the clock until then: Event, Condition and queue do not",
 )
 _SYSTEM_HINT = (
     "  hint     somebody waits on the system clock, on which no fake time passes: give what",
@@ -54,6 +60,8 @@ def stuck_page(
     actors = list(actors)
     if any(waits_on_system_clock(actor.thread) for actor in actors):
         hint: tuple[str, ...] = _SYSTEM_HINT
+    elif holder is not None and waits_for_a_wakeup(holder.thread):
+        hint = _WAKEUP_HINT
     else:
         hint = _OUTSIDE_HINT if outside and holder is None else _HINT
     who = holder.name if holder is not None else ", ".join(outside) or "nobody"

@@ -37,6 +37,11 @@ def scheduled_by(explorer: ExploringScheduler) -> Iterator[None]:
         _current.remove(explorer)
 
 
+def acquire_really(real: Any, timeout: float) -> bool:
+    """A function of its own, by which the page of the watchdog knows this wait."""
+    return bool(real.acquire(True, timeout))
+
+
 class ExploredLock:
     """As ``threading.Lock``."""
 
@@ -86,10 +91,18 @@ class ExploredLock:
                     return bool(self._real.acquire(False))
             elif explorer.has_rivals():  # whoever it is, all may act first that could now
                 explorer.stand_back("a lock or a condition", SETTLED)
-            else:  # it is for somebody outside the clock to let go
-                return bool(self._real.acquire(True, timeout))
+            else:
+                return self._wait_really(explorer, timeout)
             if self._real.acquire(False):
                 return True
+
+    def _wait_really(self, explorer: ExploringScheduler, timeout: float) -> bool:
+        """Until somebody outside the clock lets go; where there is nobody, the watchdog ends it."""
+        explorer.waits_outside("a lock or a wake-up that nobody gives at this instant")
+        try:
+            return acquire_really(self._real, timeout)
+        finally:
+            explorer.waits_outside("")
 
     def release(self) -> None:
         """As that of ``threading.Lock``."""

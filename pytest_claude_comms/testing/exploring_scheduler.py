@@ -120,6 +120,11 @@ class ExploringScheduler(Scheduler):
         if self.armed and self.has_turn(self.me()):
             self.trace.does(operation)
 
+    def waits_outside(self, why: str) -> None:
+        """The calling actor, who keeps its turn, waits for ``why``; "" when it goes on."""
+        if self.has_turn(self.me()):
+            self.trace.ends(f"it waits for {why}" if why else "", place() if why else "")
+
     def order_of(self, tasks: list[Any]) -> list[int]:
         """In which order tasks of an event loop have their next steps: their places in the list."""
         places = list(range(len(tasks)))

@@ -140,9 +140,15 @@ def delete(store: FileStore, fault: Fault) -> None:
 
 
 def check_substitute(store: FileStore, path: str | os.PathLike[str]) -> str:
-    """The path of a store's file that can be copied. Raises ValueError for others."""
+    """The path of a store's file that can be copied. Raises ValueError for others, TypeError for
+    what is no path."""
     from ..stores.sqlite_link import is_open_here
 
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"with_= is the path of another store's file, not {path!r}: close that store, and name "
+            "its file"
+        )
     name = os.path.abspath(os.fspath(path))
     if not os.path.isfile(name):
         raise ValueError(f"with_= is the file of a store, and {name} is none")

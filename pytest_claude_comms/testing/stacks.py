@@ -15,6 +15,7 @@ from .. import clock
 _MOST_FRAMES = 8
 _MACHINERY = ("_pytest", "pluggy", "pytest")
 _CLOCK = clock.__file__
+_LOCKS = str(Path(__file__).with_name("exploring_locks.py"))
 _WAITS = ("wait", "sleep", "pause", "join")
 _ONE_AT_A_TIME = threading.Lock()
 _OURS = {
@@ -46,6 +47,17 @@ def waits_on_system_clock(thread: threading.Thread | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def waits_for_a_wakeup(thread: threading.Thread | None) -> bool:
+    """Whether a thread asks for a lock, be it inside of a condition, that no actor can let go of
+    at this instant."""
+    frame = _frame_of(thread)
+    return (
+        frame is not None
+        and frame.f_code.co_filename == _LOCKS
+        and frame.f_code.co_name == "acquire_really"
+    )
 
 
 def _frame_of(thread: threading.Thread | None) -> FrameType | None:

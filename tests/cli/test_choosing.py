@@ -191,10 +191,34 @@ def test_several_backups_and_nothing_else(run: Run) -> None:
 
 def test_the_file_to_be_written_is_not_the_one_that_is_meant(run: Run, folder: Path) -> None:
     make("sqlite:///a.db", "mine")
-    make("sqlite:///b.db", "of before")
+    assert run("backup", "b.db").code == 0
     done = run("backup", "b.db", "--overwrite", "--json")
     assert done.code == 0, done.err
     assert done.document["source"] == f"sqlite:///{folder}/a.db"
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("sqlite", "db"), ("tinydb", "json")])
+@pytest.mark.parametrize("beside", ["nothing", "a backup", "a store"])
+def test_a_backup_takes_the_place_of_a_store_only_if_asked_to(
+    run: Run, kind: str, ending: str, beside: str
+) -> None:
+    """Who takes FILE for what is backed up must not lose what came after the last backup."""
+    name = f"a.{ending}"
+    make(f"{kind}:///{name}", "old")
+    if beside == "a backup":
+        assert run("backup", f"b.{ending}").code == 0
+    elif beside == "a store":
+        make(f"{kind}:///b.{ending}", "old")
+    make(f"{kind}:///{name}", "new")
+    for more in ([], ["--overwrite"]):
+        result = run("backup", name, *more)
+        assert (result.code, result.out) == (2, "")
+        assert f"{name} is itself a store that is written to: name another file" in result.err
+    assert titles(run, "--store", name) == ["old", "new"]
+    if beside != "nothing":  # said in so many words, it is what one may want
+        done = run("backup", name, "--overwrite", "--store", f"b.{ending}")
+        assert done.code == 0, done.err
+        assert titles(run, "--store", name) == ["old"]
 
 
 @pytest.mark.parametrize("argv", [[], ["pending"], ["wait", "m"], ["copy", "memory:", "a.db"]])

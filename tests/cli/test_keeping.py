@@ -16,6 +16,7 @@ from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.testing import FakeClock
 from tests.cli.conftest import Run, Shell, Valid
 from tests.stores.keeping_kit import everything, file_stores, fill, trimmed_by
+from tests.stores.third_party_kit import FOLDER, install
 
 
 @pytest.fixture
@@ -65,6 +66,22 @@ def test_copy_of_what_is_not_there(here: Path, run: Run) -> None:
         assert (done.code, done.out) == (code, "")
         assert said in done.err
     assert os.listdir(here) == []
+
+
+def test_copy_of_a_kind_that_cannot_be_copied_makes_no_target(
+    here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty store would be left behind, and be the one that the next command finds."""
+    for folder in (FOLDER, here / "site"):
+        monkeypatch.syspath_prepend(str(folder))
+    install(here / "site", "plain-store", "plain = plain_store:open_plain_store")
+    with open_store("plain:///notes") as store:
+        store.create_thread("mine")
+    before = sorted(os.listdir(here))
+    done = run("copy", "plain:///notes", "sqlite:///copy.db")
+    assert (done.code, done.out) == (6, "")
+    assert "a store of the kind 'plain' has no snapshot()" in done.err
+    assert sorted(os.listdir(here)) == before
 
 
 @file_stores

@@ -97,6 +97,12 @@ class TestOfNone(StoreConformance):
     def store_factory(self):
         return None
 
+class TestOfAStore(StoreConformance):
+    @pytest.fixture
+    def store_factory(self):
+        with third.Store(None) as store:
+            yield store
+
 class TestThatCannotOpen(StoreConformance):
     @pytest.fixture
     def store_factory(self):
@@ -114,7 +120,7 @@ def test_a_class_says_which_store_it_is_about(run: Run, pytester: pytest.Pyteste
     chosen = "transitions_6_ or concurrency_12_ or durability_1_"
     # Without our plugin: the class is all that a third party needs.
     result = run(CLASSES, "-rs", "-k", chosen, plugin="no:claude_comms")
-    result.assert_outcomes(failed=6, errors=18, skipped=3)
+    result.assert_outcomes(failed=6, errors=21, skipped=3)
     result.stdout.fnmatch_lines(
         [
             "transitions.6: A terminal message takes no status, its own included: the first end*",
@@ -133,6 +139,7 @@ def test_a_class_says_which_store_it_is_about(run: Run, pytester: pytest.Pyteste
             "third:misspelt claims multi_processes; the capabilities are multi_thread, *",
             "'memory,sqlite' names several stores; a class of tests is about one",
             "store_factory returned None; it is to return a factory (folder, *, clock, *",
+            "store_factory returned <third.Store object *>; it is to return a factory (folder, *",
             "*RuntimeError: third:fails cannot open a store: ValueError: no disk; it is *",
             "third.py:*: ValueError",
             "third:forgets_to_return returned None, which is no ConversationStore: *",

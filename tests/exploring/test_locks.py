@@ -68,6 +68,55 @@ def test_a_lock_that_an_object_had_before_is_told_by_the_watchdog() -> None:
     assert "has not come back to the fake clock" in str(found.value.__cause__)
 
 
+def test_a_lost_wakeup_of_a_condition_says_what_it_is() -> None:
+    """Who looks outside of the lock may be told before it waits."""
+    conditions: list[threading.Condition] = []
+
+    def program(clock: FakeClock) -> None:
+        condition, jobs = threading.Condition(), list[int]()
+        conditions.append(condition)
+
+        def takes() -> None:
+            if not jobs:
+                with condition:
+                    condition.wait()
+
+        def gives() -> None:
+            jobs.append(1)
+            with condition:
+                condition.notify()
+
+        clock.spawn(takes)
+        clock.spawn(gives)
+        clock.run_until_idle()
+
+    with pytest.raises(Found) as found:
+        explore(program, 200, watchdog=0.3)
+    with conditions[-1]:
+        conditions[-1].notify_all()  # its thread is to end
+    page = str(found.value.__cause__)
+    assert "takes has not come back to the fake clock" in page
+    assert "that wake-up was lost: look, and begin to" in page
+    assert (
+        "it waits for a lock or a wake-up that nobody gives at this instant, test_locks.py:"
+        in str(found.value)
+    )
+
+
+def test_who_is_let_go_from_outside_waits_no_more() -> None:
+    def program(clock: FakeClock) -> None:
+        event = threading.Event()
+        thread = threading.Thread(target=event.set)
+        thread.start()
+        event.wait()
+        thread.join()
+        raise AssertionError
+
+    with pytest.raises(Found) as found:
+        explore(program, 1, watchdog=60)
+    assert "nobody gives" not in str(found.value)
+
+
 def test_a_name_that_a_module_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("a_users_module")
     module.__file__ = __file__

@@ -121,6 +121,8 @@ def test_replaced_by_a_copy_of_another(
     with open_store(f"{store.backend}:///{path}") as other:
         other.create_thread("another")
         names = {"with_": path}
+        with pytest.raises(TypeError, match="with_= is the path .* and name its file"):
+            faults.replace(store, other)  # type: ignore[arg-type]
         if store.backend == "sqlite":
             with pytest.raises(ValueError, match=r"with_=.*other is open: close the store there"):
                 faults.replace(store, **names)

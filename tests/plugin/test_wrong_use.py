@@ -89,7 +89,18 @@ def test_a_poller_of_something_else(run: Run) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("return None", "*mine:make returned None, which is no ConversationStore*"),
+        (
+            "return None",
+            "*mine:make returned None, which is no ConversationStore: a factory returns the store*",
+        ),
+        (
+            "return object()",
+            "*mine:make returned <object *>, which is no *: it has no add_message, * __enter__, *",
+        ),
+        (
+            "return type('Old', (), {'get_thread': print, 'add_message': print})()",
+            "*which is no *: it has no backend, * __exit__; adapt_store(*, clock=clock)*",
+        ),
         (
             "return pytest_claude_comms.MemoryConversationStore()",
             "*mine:make returned a store on SystemClock()*",

@@ -151,8 +151,8 @@ def examples() -> list[tuple[ClaudeCommsError, str, dict[str, object]]]:
         (
             HistoryGone("it was replaced", store="memory:"),
             (
-                "the history of memory: is gone: it was replaced. Read the messages afresh and "
-                "watch from store.cursor()"
+                "the history of memory: is gone: it was replaced. Open the store again, read the "
+                "messages afresh and watch from its cursor()"
             ),
             {"store": "memory:", "since": None},
         ),

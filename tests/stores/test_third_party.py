@@ -159,6 +159,19 @@ def test_one_that_returns_no_store(site: Path) -> None:
     assert "url" not in str(e.value).partition("it has no")[2].split(", ")
 
 
+def test_one_that_cannot_stand_after_with(site: Path) -> None:
+    (site / "withless.py").write_text(
+        "from pytest_claude_comms import ConversationStore as P\n"
+        "def make(url, *, clock, durability):\n"
+        "    names = {name: None for name in vars(P) if name[0] != '_'}\n"
+        "    return type('Half', (), names)()\n",
+        encoding="utf-8",
+    )
+    install(site, "withless", "half = withless:make")
+    with pytest.raises(SchemeBroken, match="no ConversationStore: it has no __enter__, __exit__$"):
+        open_store("half:")
+
+
 def test_what_the_packages_own_function_raises_is_not_touched(installed: Path) -> None:
     with pytest.raises(ValueError, match="names no file: write plain:///name"):
         open_store("plain:")

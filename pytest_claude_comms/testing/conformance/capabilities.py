@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, Final
 
-from .factory import StoreFactory, name_of, opened_first
+from .factory import StoreFactory, check_factory, name_of, opened_first
 
 CAPABILITIES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -50,6 +50,7 @@ _known: deque[tuple[StoreFactory, frozenset[str]]] = deque(maxlen=32)
 
 
 def _ask(factory: StoreFactory) -> frozenset[str]:
+    check_factory(factory)
     declared = getattr(factory, "capabilities", None)
     if declared is None or isinstance(declared, property):  # of a class, for its objects
         with TemporaryDirectory(prefix="conformance-") as folder:

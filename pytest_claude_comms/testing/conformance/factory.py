@@ -28,11 +28,6 @@ def opened(
 
 def opened_first(factory: StoreFactory, folder: Path) -> ConversationStore:
     """As ``opened``, before anything is asked. Raises RuntimeError if the factory raises."""
-    if not callable(factory):
-        raise TypeError(
-            f"store_factory returned {factory!r}; it is to return a factory (folder, *, clock, "
-            "durability), or its name as in --claude-comms-stores"
-        )
     try:
         store = factory(folder, clock=None, durability="process")
     except Exception as error:  # whatever it is, it is none of the kit's own
@@ -41,6 +36,15 @@ def opened_first(factory: StoreFactory, folder: Path) -> ConversationStore:
             "called as (folder, *, clock, durability)"
         ) from error
     return _seen(store, factory)
+
+
+def check_factory(factory: object) -> None:
+    """Raises TypeError for what cannot be called."""
+    if not callable(factory):
+        raise TypeError(
+            f"store_factory returned {factory!r}; it is to return a factory (folder, *, clock, "
+            "durability), or its name as in --claude-comms-stores"
+        )
 
 
 def _seen(store: ConversationStore, factory: StoreFactory) -> ConversationStore:
