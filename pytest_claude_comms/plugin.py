@@ -211,7 +211,8 @@ def claude_comms_store(request: pytest.FixtureRequest) -> Iterator[ConversationS
     folder = Path(tempfile.mkdtemp(prefix=f"{_file_name(choice.name)}-", dir=base))
     store = _open(choice, folder, clock, settings.durability)
     try:
-        if settings.returns != "message":
+        # What has a shape of its own, as adapted ones do, keeps it.
+        if settings.returns != "message" and not hasattr(store, "returns"):
             from .stores.legacy import LegacyReturns
 
             shaped: Any = LegacyReturns(store, settings.returns)  # type: ignore[arg-type]
@@ -535,8 +536,9 @@ def pytest_runtest_makereport(
         return report
     from .report import describe_failure, facts
 
+    returns = getattr(item.stash.get(_STORE, None), "returns", _settings_of(item).returns)
     # xdist sends whatever plain values a report has on to the controller.
-    report.__dict__["claude_comms"] = facts(item.nodeid, choice.name, _settings_of(item).returns)
+    report.__dict__["claude_comms"] = facts(item.nodeid, choice.name, returns)
     if report.failed:
         item.stash[_FAILED] = True
         store = item.stash.get(_STORE, None)

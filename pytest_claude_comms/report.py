@@ -46,8 +46,9 @@ def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
         returns = getattr(store, "returns", "message")
         if returns != "message":
             lines.append(
-                f"add_message of this store returns a {returns}, as stores in the wild do; code "
-                "that takes it for something else fails here. message_id_of(…) takes all shapes."
+                f"add_message of this store returns {_shape(returns)}, as stores in the wild do; "
+                "code that takes it for something else fails here. message_id_of(…) takes all "
+                "shapes."
             )
             lines.append("")
         now = f"{render.instant(store.clock.now())} ({store.clock.describe()})"
@@ -67,6 +68,10 @@ def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
     except Exception as error:  # noqa: BLE001 - a store that fails here must not end the run
         lines.append(f"the store could not be read: {type(error).__name__}: {error}")
     return "\n".join(lines)
+
+
+def _shape(returns: str) -> str:
+    return "what its object's own does" if returns == "its own" else f"a {returns}"
 
 
 def _timeline(store: ConversationStore, message: Message, start: Any) -> list[str]:
@@ -139,7 +144,8 @@ class MatrixReport:
         for test, row in found:
             by_outcome: dict[str, list[str]] = {}
             for (store, shape), outcome in sorted(row.items()):
-                name = store if shape == "message" else f"{store} (add_message returns a {shape})"
+                returns = f" (add_message returns {_shape(shape)})"
+                name = store if shape == "message" else f"{store}{returns}"
                 by_outcome.setdefault(outcome, []).append(name)
             told = "; ".join(f"{o} on {', '.join(s)}" for o, s in sorted(by_outcome.items()))
             lines.append(f"  {test}: {told}")

@@ -6,21 +6,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from importlib.util import find_spec
 
 import pytest
 
 from tests.warm_python import WarmPython
 
-with suppress(ImportError):  # what runs without it has no property to look for
-    from hypothesis import HealthCheck, settings
-
-    # A property holds or not; how long a machine that others use takes to say so is no part of it.
-    # Here, because settings() takes what it is not given from the profile that is loaded by then.
-    settings.register_profile(
-        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
-    settings.load_profile("any machine")
+if find_spec("hypothesis") is not None:  # what needs it is collected only where it is installed
+    import tests.properties  # noqa: F401 - here, because settings() takes the profile loaded by then
 
 
 def pytest_configure() -> None:

@@ -104,6 +104,8 @@ class AdaptedStore(AdaptedReading):
     """The object is written to behind its back, in this process too."""
     capabilities = frozenset({"multi_thread"})
     """What it holds of what is not asked of every store."""
+    returns = "its own"
+    """The shape in which ``add_message`` answers: that of the object's own method."""
 
     @property
     def not_promised(self) -> tuple[str, ...]:

@@ -150,14 +150,21 @@ def test_code_that_assumes_one_shape_is_found_on_stores_of_the_original_shapes(
             clock.at(3, store.original.update_message_status, message_id_of(answer), "complete")
             assert poller.wait(answer, timeout=9).statuses == ["pending", "complete"]
         """
-    result = run(source, "--claude-comms-stores=theirs:tinydb,theirs:sqlite", "-rA")
+    stores = "--claude-comms-stores=theirs:tinydb,theirs:sqlite"
+    # One that has a shape of its own keeps it, whatever the others are asked to return.
+    run(source, stores, "--claude-comms-returns=str").assert_outcomes(passed=4, failed=2)
+    result = run(source, stores, "-rA")
     result.assert_outcomes(passed=4, failed=2)
     result.stdout.fnmatch_lines_random(
         [
             "FAILED *::test_assumes_a_str[[]theirs:tinydb]*",
             "FAILED *::test_assumes_a_dict[[]theirs:sqlite]*",
             "*not promised: it has no change feed*",
+            "add_message of this store returns what its object's own does, as stores in the wild*",
+            "theirs:sqlite *its own *2 *1",
+            "theirs:tinydb *its own *2 *1",
             "2 divergences:",
+            "*failed on theirs:tinydb (add_message returns what its object's own does); *",
         ]
     )
     # And without the original stores: the same two are found by what ours can be made to return.
