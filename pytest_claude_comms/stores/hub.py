@@ -16,7 +16,8 @@ class Hub:
     """Whom to wake."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler or a finalizer may commit in the midst of this.
+        self._lock = threading.RLock()
         self._listeners: dict[object, Callable[[], None]] = {}
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
@@ -41,7 +42,7 @@ class Hub:
 
 class _Hubs:
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.by_path: WeakValueDictionary[tuple[str, str], Hub] = WeakValueDictionary()
 
 

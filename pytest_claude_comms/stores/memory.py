@@ -185,7 +185,10 @@ class MemoryConversationStore(KeepingStore):
     def __init__(self, *, clock: Clock | None = None, redact: Redact | None = None) -> None:
         super().__init__("memory:", Hub(), clock, redact)
         self._store_id = os.urandom(16).hex()
-        self._lock = threading.Lock()
+        # Re-entrant, so that a call in the midst of another of its thread is refused; it would wait
+        # for itself for ever.
+        self._lock = threading.RLock()
+        self._in_use = False
         self._state = State()
 
     @property
@@ -193,26 +196,40 @@ class MemoryConversationStore(KeepingStore):
         return self._store_id
 
     @contextmanager
-    def _reading(self) -> Iterator[State]:
+    def _held(self) -> Iterator[None]:
         with self._lock:
+            if self._in_use:
+                raise RuntimeError(
+                    f"this thread is in the midst of another call of the store {self.url}: a "
+                    "signal handler or a finalizer has to leave such a call to somebody else"
+                )
+            try:
+                self._in_use = True
+                yield
+            finally:
+                self._in_use = False
+
+    @contextmanager
+    def _reading(self) -> Iterator[State]:
+        with self._held():
             yield self._state
 
     @contextmanager
     def _writing(self) -> Iterator[State]:
         # Every check comes before the first change, so there is never anything to undo.
-        with self._lock:
+        with self._held():
             yield self._state
 
     def _restore(self, snapshot: StoreSnapshot, progress: Progress) -> None:
         state = State()
         state.load(snapshot.threads, snapshot.messages, snapshot.changes, snapshot.trimmed)
-        with self._lock:
+        with self._held():
             self._refuse_if_used(self._state)
             self._state = state
         progress("writing", len(snapshot.changes), len(snapshot.changes))
 
     def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
-        with self._lock:
+        with self._held():
             removed = self._state.trim(self._floor(self._state, keep))
             return self._state.trimmed(), removed, None
 

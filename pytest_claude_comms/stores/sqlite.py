@@ -67,11 +67,12 @@ class SQLiteConversationStore(KeepingStore):
         self._texts = Texts()
         self._known = NOTHING
         """The last change that was read or made here; it must stay in the history."""
-        self._known_lock = threading.Lock()
+        # Re-entrant, both: a signal handler or a finalizer may come in between.
+        self._known_lock = threading.RLock()
         self._seen: tuple[Stamp, Peek] | None = None
         """The file, without its log, when it was last looked at."""
         self._idle: list[Link] = []
-        self._idle_lock = threading.Lock()
+        self._idle_lock = threading.RLock()
         self._shut = False
         self._next_checkpoint = WAL_BYTES
         self._identity = (0, 0)
@@ -186,27 +187,23 @@ class SQLiteConversationStore(KeepingStore):
     # -- connections
 
     def _take(self) -> Link:
-        try:
-            link = self._idle.pop()
-        except IndexError:
-            pass
-        else:
-            link.in_use = True
-            return link
+        with suppress(IndexError):
+            return sqlite_link.taken_from(self._idle)
         if self._shut:
             raise StoreClosed(self.url)
         try:
-            return Link(self._file, self._durability)
+            return Link(self._file, self._durability, caller=threading.get_ident())
         except sqlite3.Error as error:
             raise self._store_error(error) from error
 
     def _put_back(self, link: Link) -> None:
-        link.in_use = False
         with self._idle_lock:
             if link.is_sound and not self._shut and len(self._idle) < _MOST_IDLE:
+                link.rest()
                 self._idle.append(link)
                 return
         link.close()
+        link.rest()
 
     def _close(self) -> None:
         with self._idle_lock:
@@ -220,7 +217,9 @@ class SQLiteConversationStore(KeepingStore):
         try:
             with suppress(IndexError):
                 while True:  # one by one: a call that is under way may still take one
-                    self._idle.pop().close()
+                    link = sqlite_link.taken_from(self._idle)
+                    link.close()
+                    link.rest()
         finally:
             self._lock.release()
             self._lock.close()

@@ -568,7 +568,7 @@ def test_a_store_replaced_by_another_says_so(opened: Open, path: Path) -> None:
         put_back(path, taken(other_path))
     for _ in range(2):
         with pytest.raises(
-            HistoryGone, match="is gone: another store is in its place. Read"
+            HistoryGone, match="is gone: another store is in its place. Open"
         ) as caught:
             store.threads()
         assert caught.value.store == store.url

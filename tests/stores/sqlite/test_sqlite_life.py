@@ -248,6 +248,94 @@ def test_forked_in_the_middle_of_a_call(store: SQLiteConversationStore, path: Pa
     assert store.update_message("m", append="x").revision == 2
 
 
+_FORKED_BESIDE_A_CALL = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore")  # Python's own, of threads and forks
+from pytest_claude_comms.stores import open_store
+begun, goes_on = threading.Event(), threading.Event()
+store = open_store(sys.argv[1], durability="process")
+store.create_thread(thread_id="t")
+os.register_at_fork(before=goes_on.set)  # the last that was registered is the first to be called
+
+def call():
+    with store._writing():
+        begun.set()
+        goes_on.wait()
+
+thread = threading.Thread(target=call)
+thread.start()
+begun.wait()
+child = os.fork()
+if not child:
+    with open_store(sys.argv[1], durability="process") as mine:
+        mine.add_message("t", "a", message_id="m")
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+thread.join()
+print(store.get_message("m").module_name)
+store.close()
+"""
+
+
+@posix
+def test_a_fork_waits_for_the_calls_of_other_threads(path: Path, python: Python) -> None:
+    # SQLite's own locks, if such a call holds one, would be held in the child for ever.
+    assert finish(python(_FORKED_BESIDE_A_CALL, f"sqlite:///{path}")) == "a\n"
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_waits_for_a_call_without_end_so_long_and_no_longer(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_link, "_PATIENCE_US", 1_000)
+    seed(store)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with store._reading():
+            begun.set()
+            goes_on.wait()
+
+    def refused() -> None:
+        with pytest.raises(RuntimeError, match="when this process was forked"):
+            SQLiteConversationStore(path)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    begun.wait()
+    try:
+        assert forked(refused) == 0
+    finally:
+        goes_on.set()
+        thread.join()
+    assert store.update_message("m", append="x").revision == 2
+
+
+@posix
+def test_no_call_begins_while_a_process_is_forked(store: SQLiteConversationStore) -> None:
+    seed(store)
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(store.get_message("m").message_id))
+    sqlite_link._note_logs()
+    try:
+        thread.start()
+        thread.join(0.05)
+        assert not found
+    finally:
+        sqlite_link._forget_logs()
+    thread.join()
+    assert found == ["m"]
+
+
+@posix
+def test_a_fork_does_not_wait_for_its_own_call(store: SQLiteConversationStore) -> None:
+    seed(store)
+    with store._writing():
+        assert not sqlite_link._others_call()
+    assert [link.caller for link in store._idle] == [None]
+
+
 _EXITING = """
 import os, sys
 from pytest_claude_comms.stores import open_store

@@ -148,7 +148,7 @@ def test_an_acknowledged_change_is_not_lost_in_silence(
             after.update_message("m", append="NEW!" * 300)
             for each in (store, idle):
                 for act in everything(each):
-                    with pytest.raises(HistoryGone, match="change 3 was taken back.*open the st"):
+                    with pytest.raises(HistoryGone, match="change 3 was taken back.*Open the st"):
                         act()
             assert after.get_message("m").content == "a" * 2_000 + "NEW!" * 300
             assert after.update_message("m", status="complete").revision == 4

@@ -1,0 +1,125 @@
+"""A call in the midst of another of its own thread, as a signal handler or a finalizer makes it.
+
+A handler runs between two lines, so it is put there: a tracer calls it before the first line of a
+store's call, in the next turn before the second, and so on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pytest_claude_comms import ConversationStore, open_store
+from pytest_claude_comms.stores import core
+
+_FOLDER = str(Path(core.__file__).parent)
+_PATIENCE = 60.0
+_REFUSALS = ("this thread is in the midst of another call of", "this thread holds the lock ")
+
+
+class Handler:
+    """Calls ``act`` before a line of a store's own code."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+        self._left = 0
+        self.done = 0
+        self.refused = 0
+
+    def comes_in(self, call: Callable[[], object], line: int) -> bool:
+        """Whether ``call`` has so many lines; before that one the handler came."""
+        self._left = line
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            call()
+        finally:
+            sys.settrace(before)
+        return self._left == 0
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.startswith(_FOLDER):
+            return None
+        if event == "line":
+            self._left -= 1
+            if not self._left:
+                sys.settrace(None)
+                frame.f_trace = None
+                self._come()
+                return None
+        return self._trace if self._left > 0 else None
+
+    def _come(self) -> None:
+        try:
+            self._act()
+        except RuntimeError as error:
+            assert str(error).startswith(_REFUSALS)  # noqa: PT017 - both are right
+            self.refused += 1
+        else:
+            self.done += 1
+
+
+def in_time(act: Callable[[], object]) -> None:
+    """On a thread of its own, so that one that waits for itself for ever fails the test."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:  # raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    assert not thread.is_alive(), "a call waits for another of its own thread"
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("comes", ["get_message", "update_message"])
+@pytest.mark.parametrize("goes_on", ["get_message", "update_message", "changes"])
+@pytest.mark.parametrize("scheme", ["memory", "sqlite", "tinydb"])
+def test_a_handler_never_waits_for_the_call_it_interrupts(
+    tmp_path: Path, scheme: str, goes_on: str, comes: str
+) -> None:
+    url = "memory:" if scheme == "memory" else f"{scheme}:///{tmp_path}/store"
+    store = open_store(url, durability="process")
+    try:
+        in_time(lambda: _interrupt_every_line(store, goes_on, comes))
+    finally:
+        store.close()
+
+
+def _interrupt_every_line(store: ConversationStore, goes_on: str, comes: str) -> None:
+    store.create_thread(thread_id="t")
+    for message_id in ("m", "n"):
+        store.add_message("t", "a", status="pending", message_id=message_id)
+    store.subscribe(lambda: None)
+    calls: dict[str, Callable[[], object]] = {
+        "get_message": lambda: store.get_message("m"),
+        "update_message": lambda: store.update_message("m", append="x"),
+        "changes": lambda: store.changes(1, limit=1),
+    }
+    acts: dict[str, Callable[[], object]] = {
+        "get_message": lambda: store.get_message("n"),
+        "update_message": lambda: store.update_message("n", append="y"),
+    }
+    handler = Handler(acts[comes])
+    line = 1
+    while handler.comes_in(calls[goes_on], line):
+        line += 1
+    assert handler.done + handler.refused == line - 1 > 10
+    assert handler.done > 5
+    written = line if goes_on == "update_message" else 0
+    assert store.get_message("m").content == "x" * written
+    told = handler.done if comes == "update_message" else 0
+    assert store.get_message("n").content == "y" * told
+    assert store.cursor() == 2 + written + told
+    assert [change.revision for change in store.changes()] == list(range(1, store.cursor() + 1))
