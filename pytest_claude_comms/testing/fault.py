@@ -35,6 +35,8 @@ class Fault:
         """What else became of it, for a person."""
         self.store: object = None
         """What it was done to, if to a store."""
+        self.path: str | None = None
+        """The main file of that store, if it was done to its files."""
         self.clock = clock
         """On which its time passes."""
         self.began_us = clock.now_us()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import render
 from ..clock import SECOND, Clock, SystemClock, seconds_to_us
@@ -17,6 +17,9 @@ from .fault import Fault
 from .faults_callbacks import BlockingCallback, RaisingCallback
 from .faults_target import AnyStore, file_of, file_store, plain
 from .faults_writer import Writer
+
+if TYPE_CHECKING:
+    from .faults_target import FileStore
 
 _F = TypeVar("_F", bound=Fault)
 
@@ -142,7 +145,7 @@ class Faults:
         target = file_store(store, "tear")
         torn = faults_files.Tear(target, keep, part=part, garbled=garbled)
         fault = Fault("tear", str(torn), target.clock)
-        return self._begin(fault, target, None, lambda: torn.do(fault))
+        return self._begin_on_files(fault, target, lambda: torn.do(fault))
 
     def delete(self, store: AnyStore) -> Fault:
         """Take away all of the store's files; who watches it gets HistoryGone.
@@ -151,7 +154,7 @@ class Faults:
         """
         target = file_store(store, "delete")
         fault = Fault("delete", f"the files of {target.url} are gone", target.clock)
-        return self._begin(fault, target, None, lambda: faults_files.delete(target, fault))
+        return self._begin_on_files(fault, target, lambda: faults_files.delete(target, fault))
 
     def replace(self, store: AnyStore, with_: str | os.PathLike[str] | None = None) -> Fault:
         """Put another store in the store's place; who watches it gets HistoryGone.
@@ -164,7 +167,9 @@ class Faults:
         name = None if with_ is None else faults_files.check_substitute(target, with_)
         other = "an empty store" if name is None else f"a copy of {name}"
         fault = Fault("replace", f"{other} is in the place of {target.url}", target.clock)
-        return self._begin(fault, target, None, lambda: faults_files.replace(target, name, fault))
+        return self._begin_on_files(
+            fault, target, lambda: faults_files.replace(target, name, fault)
+        )
 
     # -- messages and their writers
 
@@ -345,6 +350,16 @@ class Faults:
             self._faults.remove(fault)
             fault.undo()
             raise
+        return fault
+
+    def _begin_on_files(self, fault: Fault, store: FileStore, begin: Callable[[], object]) -> Fault:
+        path = file_of(store)
+        earlier = [each for each in self._faults if each.path == path and not each.is_undone]
+        self._begin(fault, store, None, begin)
+        fault.path = path
+        for each in earlier:
+            # Undone after it, this one would put back what was there in the midst of it.
+            each.when_undone(fault.undo)
         return fault
 
 

@@ -53,6 +53,27 @@ def _look(path: str) -> tuple[int, bytes]:
 # -- deleted and replaced
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("tear", "delete"), ("tear", "replace"), ("delete", "replace"), ("replace", "delete"),
+     ("replace", "replace")],
+)  # fmt: skip
+def test_undone_in_any_order_the_files_are_as_they_were(
+    store: ConversationStore, faults: Faults, answer: str, first: str, second: str
+) -> None:
+    store.update_message(answer, append="x" * 5_000)
+    one = getattr(faults, first)(store)
+    two = getattr(faults, second)(store)
+    one.undo()
+    assert two.is_undone, "it began in the midst of the other"
+    two.undo()
+    assert store.get_message(answer).content == "x" * 5_000
+    store.close()
+    with open_store(store.url) as again:
+        assert again.get_message(answer).content == "x" * 5_000
+    assert not [note for fault in faults.record for note in fault.notes]
+
+
 @pytest.mark.parametrize("how", ["delete", "replace"])
 def test_a_waiting_watcher_is_told_at_once(
     store: ConversationStore, clock: FakeClock, faults: Faults, answer: str, how: str
