@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms import ConversationStore, open_store
-from pytest_claude_comms.stores import core
+from pytest_claude_comms.stores import core, memory
 
 _FOLDER = str(Path(core.__file__).parent)
 _PATIENCE = 60.0
@@ -123,3 +123,15 @@ def _interrupt_every_line(store: ConversationStore, goes_on: str, comes: str) ->
     assert store.get_message("n").content == "y" * told
     assert store.cursor() == 2 + written + told
     assert [change.revision for change in store.changes()] == list(range(1, store.cursor() + 1))
+
+
+def test_a_call_in_the_midst_of_another_is_refused_where_it_would_break_it() -> None:
+    with open_store("memory:") as store:
+        store.create_thread(thread_id="t")
+        assert isinstance(store, memory.MemoryConversationStore)
+        with (
+            store._reading(),
+            pytest.raises(RuntimeError, match="^this thread is in the midst of another call of"),
+        ):
+            store.threads()
+        assert [thread.thread_id for thread in store.threads()] == ["t"]
