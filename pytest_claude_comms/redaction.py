@@ -138,6 +138,10 @@ class SecretRedactor:
     def __init__(
         self, values: Iterable[str] = (), *, environ: Mapping[str, str] | None = None
     ) -> None:
+        if environ is not None and not isinstance(environ, Mapping):
+            raise TypeError(
+                f"environ is a mapping, such as os.environ, not a {type(environ).__name__}"
+            )
         named = [] if environ is None else secrets_of(environ)
         if isinstance(values, str):
             raise TypeError("values must be a list of secrets, not one str")

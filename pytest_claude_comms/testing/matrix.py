@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -205,11 +207,21 @@ def _explore_lines(value: object) -> bool | tuple[str, ...]:
     if isinstance(value, bool):
         return value
     if isinstance(value, (list, tuple)) and value and all(isinstance(n, str) for n in value):
+        for name in value:
+            if not _is_module(name):  # in silence, its test would be tried with no line at all
+                raise ValueError(f"explore_lines: there is no module {name!r}")
         return tuple(value)
     raise TypeError(
         f"explore_lines must be True (lines of the project's own code), False or a list of names "
         f"of modules, not {value!r}"
     )
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return name in sys.modules or find_spec(name) is not None
+    except (ImportError, ValueError):  # it has no parent; it is empty, or begins with a dot
+        return False
 
 
 def _seed(value: object) -> Seed:

@@ -202,6 +202,8 @@ WRONG = {
     "explore=True": "*explore must be a number of schedules, not True",
     "explore=2, seed='x'": "*a seed is NUMBER:POINTS, as a failure prints it*",
     "explore=2, explore_lines='a'": "*explore_lines must be True *",
+    "explore=2, explore_lines=['json', 'nomod.x']": "*there is no module 'nomod.x'*",
+    "explore=2, explore_lines=['.']": "*there is no module '.'*",
 }
 
 

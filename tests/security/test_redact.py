@@ -379,6 +379,13 @@ def test_values_that_are_none(values: Any, kind: type[Exception], text: str) -> 
     assert "swordfish" not in str(caught.value)
 
 
+@pytest.mark.parametrize("environ", ["TOKEN=swordfish", ["TOKEN=swordfish"]])
+def test_an_environment_is_a_mapping(environ: Any) -> None:
+    with pytest.raises(TypeError, match="environ is a mapping, such as os.environ, not a ") as told:
+        SecretRedactor(environ=environ)
+    assert "swordfish" not in str(told.value)
+
+
 LETTERS = "Zx8Kq2Wv7Lm4Rt9Yp1Bn6Cd3Hj5Gf0SsTtUuVvWw"
 
 
