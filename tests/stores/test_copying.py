@@ -20,7 +20,7 @@ from pytest_claude_comms import (
     open_store,
 )
 from pytest_claude_comms.stores.checking import check_store
-from pytest_claude_comms.stores.copying import copy_store, digest_of
+from pytest_claude_comms.stores.copying import check_source, copy_store, digest_of
 from pytest_claude_comms.stores.reports import CopyReport, StoreSnapshot
 from pytest_claude_comms.testing import FakeClock
 from tests.stores.keeping_kit import (
@@ -150,7 +150,10 @@ def test_stores_that_have_no_snapshot() -> None:
     with open_store("memory:") as ours:
         with pytest.raises(StoreError, match=r"kind 'theirs' has no snapshot\(\)"):
             copy_store(theirs, ours)
+        with pytest.raises(StoreError, match=r"kind 'theirs' has no snapshot\(\)"):
+            check_source(theirs)
         theirs.snapshot = None
+        check_source(theirs)
         with pytest.raises(StoreError, match=r"kind 'theirs' has no restore\(\)"):
             copy_store(ours, theirs)
 

@@ -172,6 +172,19 @@ def test_one_that_cannot_stand_after_with(site: Path) -> None:
         open_store("half:")
 
 
+def test_why_something_is_no_store() -> None:
+    class Original:
+        def get_thread(self) -> None: ...
+        def add_message(self) -> None: ...
+
+    assert schemes.why_none(None) == "a factory returns the store that it has opened"
+    assert schemes.why_none(object()).startswith("it has no add_message, backend, ")
+    assert schemes.why_none(object()).endswith(", url, __enter__, __exit__")
+    assert schemes.why_none(Original()).endswith(
+        ", __exit__; adapt_store(…, clock=clock) makes a store of one of the original shape"
+    )
+
+
 def test_what_the_packages_own_function_raises_is_not_touched(installed: Path) -> None:
     with pytest.raises(ValueError, match="names no file: write plain:///name"):
         open_store("plain:")
