@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SIGNALS: Final = ("SIGTERM", "SIGHUP", "SIGQUIT")
-"""What ends a process that does not mind it. Ctrl-C does mind: it is a KeyboardInterrupt."""
+"""What ends a process that does not mind it."""
 
 Advance = Callable[[int], None]
 
@@ -36,20 +36,21 @@ def spinner(console: Callable[[], Console], what: str, *, after: float) -> Itera
                 shown.append(turning)  # before it is seen: a signal may come at once
                 turning.start()
 
+    def stop() -> None:
+        nonlocal done
+        timer.cancel()
+        with lock:
+            done = True
+            for turning in shown:
+                turning.stop()
+            shown.clear()
+
     # Real seconds of somebody who looks at a screen, whatever clock the store is on.
     timer = threading.Timer(after, show)
     timer.daemon = True
-    with _wiped_by_signals(console, lambda: bool(shown)):
+    with _Picture(console, lambda: bool(shown), stop):
         timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            with lock:
-                done = True
-                for turning in shown:
-                    turning.stop()
-                shown.clear()
+        yield
 
 
 @contextmanager
@@ -68,56 +69,104 @@ def bar(
         nonlocal count
         count += more
         if bars:
-            bars[0][0].update(bars[0][1], completed=count)
+            with picture.drawing():
+                bars[0][0].update(bars[0][1], completed=count)
         elif clock.monotonic() - start > after:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-            from rich.progress import TimeRemainingColumn as TimeLeft
+            with picture.drawing():
+                begin()
 
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeLeft(),
-            )
-            made = Progress(*columns, console=console(), transient=True)
-            bars.append((made, made.add_task(safe(what), total=total, completed=count)))
-            made.start()
+    def begin() -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
 
-    with _wiped_by_signals(console, lambda: bool(bars)):
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeLeft(),
+        )
+        made = Progress(*columns, console=console(), transient=True)
+        bars.append((made, made.add_task(safe(what), total=total, completed=count)))
+        made.start()
+
+    def stop() -> None:
+        for made, _ in bars:
+            made.stop()
+        bars.clear()
+
+    with _Picture(console, lambda: bool(bars), stop) as picture:
+        yield advance
+
+
+class _Picture:
+    """What moves is gone in the end, be it one by a signal.
+
+    Ctrl-C is a KeyboardInterrupt: in the midst of a drawing it would leave rich in a state that it
+    can neither draw nor stop in, so it waits for the drawing's end; a second one does not. Other
+    signals end a process that does not mind them; that one leaves an empty line.
+    """
+
+    def __init__(
+        self, console: Callable[[], Console], is_shown: Callable[[], bool], stop: Callable[[], None]
+    ) -> None:
+        self._console = console
+        self._is_shown = is_shown
+        self._stop = stop
+        self._is_drawing = False
+        self._waiting: list[tuple[int, FrameType | None]] = []
+        """The interrupt that waits for the end of a drawing."""
+        self._before: Any = None
+        """Who was to be told of an interrupt."""
+        self._minded: list[tuple[int, Any, Any]] = []
+        """What is called now, and what was before."""
+
+    def __enter__(self) -> _Picture:
+        if threading.current_thread() is threading.main_thread():  # to no other signals come
+            self._before = signal.getsignal(signal.SIGINT)
+            if callable(self._before):
+                self._mind(signal.SIGINT, self._interrupt, self._before)
+            for name in _SIGNALS:
+                number = getattr(signal, name, None)
+                # What is ignored stays so (nohup), and who minds it (Stops) goes on to do so.
+                if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                    self._mind(number, self._end, signal.SIG_DFL)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self.drawing():
+            try:
+                self._stop()
+            finally:
+                for number, now, before in self._minded:
+                    if signal.getsignal(number) == now:
+                        signal.signal(number, before)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Meanwhile an interrupt waits."""
+        self._is_drawing = True
         try:
-            yield advance
+            yield
         finally:
-            for made, _ in bars:
-                made.stop()
-            bars.clear()
+            self._is_drawing = False
+            if self._waiting:
+                self._before(*self._waiting.pop())
 
+    def _mind(self, number: int, now: Any, before: Any) -> None:
+        signal.signal(number, now)
+        self._minded.append((number, now, before))
 
-@contextmanager
-def _wiped_by_signals(
-    console: Callable[[], Console], is_shown: Callable[[], bool]
-) -> Iterator[None]:
-    """Whoever is ended by a signal meanwhile leaves an empty line, and not a still picture."""
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._is_drawing and not self._waiting:
+            self._waiting.append((number, frame))
+        else:
+            self._before(number, frame)
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def _end(self, number: int, frame: FrameType | None) -> None:
         # No lock may be taken here: the thread that is interrupted may hold it.
         signal.signal(number, signal.SIG_DFL)
-        if is_shown():
+        if self._is_shown():
             with suppress(OSError, ValueError):
-                console().quiet = True  # what turns must not draw itself once more
+                self._console().quiet = True  # what turns must not draw itself once more
                 os.write(sys.stderr.fileno(), b"\r\x1b[2K")
         os.kill(os.getpid(), number)
-
-    minded = []
-    if threading.current_thread() is threading.main_thread():
-        for name in _SIGNALS:
-            number = getattr(signal, name, None)
-            # What is ignored stays so (nohup), and who minds it (Stops) goes on to do so.
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, end)
-                minded.append(number)
-    try:
-        yield
-    finally:
-        for number in minded:
-            if signal.getsignal(number) is end:
-                signal.signal(number, signal.SIG_DFL)
