@@ -107,6 +107,11 @@ class ClaudeProcess:
         self._finishing = threading.RLock()
         self._child: Child | None = None
         self._intent: Intent | None = None
+        self._declaring = threading.Lock()
+        self._lingers = False
+        """Whether it has exited, and time passes until others let go of its pipes."""
+        self.is_over = False
+        """Whether all who wait for it have been told that it has ended, and the clock too."""
         self._ending = self._hurried = self._ended = False
         self._chunks: list[bytes] = []
         self._bytes_read = 0
@@ -344,10 +349,12 @@ class ClaudeProcess:
         held = not self._drain()
         self._most = self._bytes_read + _LINGER_BYTES
         if held and not self._hurried:
+            self._lingers = True
             with suppress(BaseException):  # a fake clock that has stopped: no lingering then
                 self._clock.spawn(self._linger)
-                self._clock.outside_rests(child.pid)
+                self.rests_if_it_lingers()
                 return
+            self._lingers = False
         self._finish()
 
     def _linger(self) -> None:
@@ -360,7 +367,9 @@ class ClaudeProcess:
                     break
                 self._hurry.wait(left, why=f"others to let go of the pipes of {self!r}")
         finally:
-            self._clock.outside_works(child.pid, self._works)
+            with self._declaring:
+                self._lingers = False
+                self._clock.outside_works(child.pid, self._works)
             self._finish()
 
     def _drain(self) -> bool:
@@ -396,16 +405,26 @@ class ClaudeProcess:
         self._stop.close()
         self._lifeline.cut()
 
+    def rests_if_it_lingers(self) -> bool:
+        """Take back that it works, for whoever may have said so too late; whether it lingers."""
+        with self._declaring:
+            if self._lingers:
+                self._clock.outside_rests(self.pid)
+            return self._lingers
+
     def _tell_end(self) -> None:
         with self._lock:
             self._ended = True
             wakeups = list(self._wakeups)
         _running.pop(self.pid, None)
-        self._tell()
-        for wakeup in wakeups:
-            wakeup.set()
-        # Last: on a fake clock whoever was told has its turn before time moves on.
-        self._clock.outside_rests(self.pid)
+        try:
+            self._tell()
+            for wakeup in wakeups:
+                wakeup.set()
+            # Last: on a fake clock whoever was told has its turn before time moves on.
+            self._clock.outside_rests(self.pid)
+        finally:
+            self.is_over = True
 
     def left_open(self) -> str | None:
         """See :mod:`pytest_claude_comms.resources`."""

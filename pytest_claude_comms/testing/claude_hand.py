@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from ..clock import SECOND, Clock, seconds_to_us
 from ..errors import ClockDeadlock
@@ -22,11 +22,20 @@ from .claude_breaks import SIGINT, SIGKILL, SIGTERM, Endless, Exits, Gone, Inter
 from .claude_calls import Record
 from .claude_link import Frame, HowCalled, Link, Progress
 from .claude_part import Cast, Part
-from .claude_time import Rest, call_at_the_end, handled_by_runner, has_runner, have_read, leave
+from .claude_time import (
+    Rest,
+    call_at_the_end,
+    handled_by_runner,
+    has_runner,
+    have_read,
+    runner_of,
+)
 from .fake_clock import FakeClock
 
 _BUFFER: Final = 65_536
 _PATIENCE: Final = 1.0
+_LONGEST_END: Final = 8.0
+"""Real seconds in which the runner of a process that was lost sees its end, on any machine."""
 _LOOK_AGAIN: Final = 0.001
 """Real seconds between two looks at how far a reader is."""
 
@@ -54,7 +63,8 @@ class Hand:
         self._kept: deque[Frame] = deque()
         """What it has said while it had not the turn."""
         self._is_closing = is_closing
-        self._had_runner = False
+        self._runner: Any = None
+        """The ``ClaudeProcess`` that runs it, once it was seen."""
         self._out_of_reach = False
         """Whether it has no number here, so that it can be sent no signal."""
         self._lost = False
@@ -100,6 +110,7 @@ class Hand:
     def _declare(self) -> None:
         """For a process that no runner of ours declares."""
         assert self.pid is not None
+        self._seen_runner()
         if self._part is None and not has_runner(self.pid):
             self.clock.outside_works(self.pid, f"claude (pid {self.pid})")
 
@@ -111,20 +122,29 @@ class Hand:
             with self._signalling:
                 self._left = True  # so what signal() has declared is taken back below
             if self._part is not None:
-                self._had_runner = True
                 self._part.leave()
             if isinstance(self.clock, FakeClock):
-                until = Real.monotonic() + _PATIENCE
-                while has_runner(self.pid) and not self._is_closing():
-                    self._had_runner = True
-                    Real.sleep(_LOOK_AGAIN)
-                    if self._lost and Real.monotonic() >= until:
-                        self._lost = False
-                        self.clock.outside_rests(self.pid)  # its runner lingers, and waits for time
-                leave(self.clock, self.pid, had_runner=self._had_runner)
+                self._await_runner(self.pid)
+                self.clock.outside_rests(self.pid)  # what we may have said of it too late
             if self._cast is not None:
                 self._cast.dismiss(self.pid)
         self.link.close()
+
+    def _await_runner(self, pid: int) -> None:
+        """Until it has told all who wait for the process: its last word comes before ours."""
+        runner, until = self._seen_runner(), Real.monotonic() + _LONGEST_END
+        while runner is not None and not runner.is_over and not self._is_closing():
+            if self._lost and runner.rests_if_it_lingers():
+                self._lost = False
+            elif self._lost and Real.monotonic() >= until:  # it is alive, and lets us hear no more
+                self._lost = False
+                self.clock.outside_rests(pid)
+            Real.sleep(_LOOK_AGAIN)
+
+    def _seen_runner(self) -> Any:
+        assert self.pid is not None
+        self._runner = self._runner or runner_of(self.pid)
+        return self._runner
 
     def signal(self, number: int) -> None:
         """Send it a signal, declared to the clock before; nothing if it has ended.
@@ -330,18 +350,22 @@ class Hand:
             return True
         except Gone:
             if not self._is_closing():
-                self._lose()
+                self._lose(rest)
             raise
         finally:
             rest.cancel()
 
-    def _lose(self) -> None:
+    def _lose(self, rest: Rest | None = None) -> None:
         """It has ended while it rested, and its runner is about to see that. Until it has, somebody
         works: with its rest ends what was due, and all might be found waiting for nothing."""
         assert self.pid is not None
-        if has_runner(self.pid):
+        if self._seen_runner() is not None and not self._runner.is_over:
             self._lost = True
-            self.clock.outside_works(self.pid, f"the end of claude (pid {self.pid})")
+            what = f"the end of claude (pid {self.pid})"
+            if rest is None:
+                self.clock.outside_works(self.pid, what)
+            else:
+                rest.lose(what)
 
     def _settle(self) -> None:
         """Wait until what was written has been handled, and nothing is on its way."""
@@ -355,7 +379,7 @@ class Hand:
         handled = handled_by_runner(self.pid)
         if handled is None:
             return progress.unread == 0
-        self._had_runner = True
+        self._seen_runner()
         return handled >= progress.written
 
     def _ping(self) -> Progress:

@@ -33,12 +33,9 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
-from .actors import Real
 from .fake_clock import FakeClock
-
-_LOOKS: Final = 100
 
 
 class Rest:
@@ -56,6 +53,8 @@ class Rest:
         self._had_runner = has_runner(pid)
         self._decided = threading.Event()
         self._granted = False
+        self._beginning = threading.Lock()
+        self._lost = False
         self.asked = False
         """Whether it has the turn, and waits for ``answer``."""
         self.over = False
@@ -78,6 +77,12 @@ class Rest:
         self._decided.set()
         self._wakeup.set()
 
+    def lose(self, what: str) -> None:
+        """It has ended meanwhile. Until its runner has seen that, ``what`` goes on outside."""
+        with self._beginning:
+            self._lost = True
+            self._clock.outside_works(self._pid, what)
+
     def _as_actor(self) -> None:
         if not self._decided.is_set():  # else it was cancelled before its turn came
             self.asked = True
@@ -85,7 +90,10 @@ class Rest:
             self._decided.wait()
         if not self._granted:
             return
-        self._clock.outside_rests(self._pid)
+        with self._beginning:
+            if self._lost:  # after the answer: this rest would take back what was said of its end
+                return
+            self._clock.outside_rests(self._pid)
         if not self._wakeup.wait(self._us, why=self._why):
             if not self._is_alive():
                 return
@@ -100,6 +108,11 @@ class Rest:
 def has_runner(pid: int) -> bool:
     """Whether a ``ClaudeProcess`` of this process runs it."""
     return pid in _running()
+
+
+def runner_of(pid: int) -> Any:
+    """That ``ClaudeProcess``, or None."""
+    return _running().get(pid)
 
 
 def program_of(pid: int) -> str | None:
@@ -141,15 +154,3 @@ def call_at_the_end(clock: FakeClock, pid: int, f: Callable[[], object]) -> None
 
     watch.__qualname__ = f"the end of claude (pid {pid})"
     clock.spawn(watch)
-
-
-def leave(clock: FakeClock, pid: int, *, had_runner: bool) -> None:
-    """The process is no more, and its runner, if it had one, has let go of it: take back what
-    we may have said of it too late."""
-    # A runner's own last word comes within microseconds, once it has told all who wait for the
-    # process; ours must not come before it, and is not needed after it.
-    for _ in range(_LOOKS if had_runner else 0):
-        if not clock.is_outside(pid):
-            return
-        Real.sleep(0.001)
-    clock.outside_rests(pid)

@@ -49,6 +49,7 @@ class Process:
         self.lines: list[tuple[float, str]] = []
         self.stderr = ""
         self.bytes_processed = 0
+        self.is_over = False
         self._running = running
         self._start = self.clock.monotonic()
         self.ended_at = -1.0
@@ -105,6 +106,11 @@ class Process:
             del self._running[self.pid]
             self._over.set()
             self.clock.outside_rests(self.pid)
+        self.is_over = True
+
+    def rests_if_it_lingers(self) -> bool:
+        """Our runner's may wait for others that have its pipes; this one does not."""
+        return False
 
     def _drain(self) -> None:
         """Our runner's reads at once what there is; nobody on the clock waits for what we read."""

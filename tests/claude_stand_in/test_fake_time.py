@@ -16,6 +16,7 @@ from pytest_claude_comms import ClockDeadlock
 from pytest_claude_comms.claude.process import ClaudeProcess
 from pytest_claude_comms.clock import Wakeup
 from pytest_claude_comms.testing import FakeClock
+from pytest_claude_comms.testing.claude_time import Rest
 from pytest_claude_comms.testing.scripted_claude import ScriptedClaude
 from tests.claude_stand_in.kit import PARTIAL, STREAM, Process, pretend_runner
 
@@ -325,3 +326,26 @@ def test_without_a_runner_a_call_that_was_killed_holds_nothing_up(
     assert process.join() == -9
     fake.advance(1)
     assert fake.elapsed == 61
+
+
+def test_a_rest_that_begins_after_the_end_takes_nothing_back() -> None:
+    """Granted, and then lost before its actor came to say so: its runner has yet to see the end."""
+    asked = threading.Event()
+    seen: list[bool] = []
+    with FakeClock() as clock:
+        clock.outside_works(1, "a claude")
+        rest = Rest(clock, 1, None, "a signal", asked.set)
+
+        def hand() -> None:
+            asked.wait()
+            rest.lose("the end of a claude")
+            rest.answer(granted=True)
+            time.sleep(0.05)  # for the actor to come to it
+            seen.append(clock.is_outside(1))
+            clock.outside_rests(1)
+
+        thread = threading.Thread(target=hand)
+        thread.start()
+        clock.advance(1)
+        thread.join()
+    assert seen == [True]

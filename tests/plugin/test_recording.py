@@ -209,6 +209,31 @@ def test_a_run_that_is_cut_leaves_the_recording_that_is_there(
     assert recordings(pytester) == ["key.jsonl"]
 
 
+_SLOW_TO_END = """
+import time
+import pytest
+from pytest_claude_comms.claude.process import ClaudeProcess
+
+@pytest.fixture(autouse=True)
+def slow(monkeypatch):
+    sleep, finish = time.sleep, ClaudeProcess._finish
+
+    def slowly(process):
+        sleep(1.5)  # really: a busy machine
+        finish(process)
+
+    monkeypatch.setattr(ClaudeProcess, "_finish", slowly)
+"""
+
+
+def test_no_time_passes_until_its_runner_has_seen_the_end_of_a_run_that_is_cut(
+    run: Run, pytester: pytest.Pytester, real: Path
+) -> None:
+    pytester.makeconftest(_SLOW_TO_END)
+    cut = ask("'key'", prompt="cut").replace('== "complete"', '== "failed"')
+    run(cut.replace("0.8 <=", "0.5 <="), *RECORD).assert_outcomes(passed=1)
+
+
 def test_a_signal_is_passed_on_and_recorded(
     run: Run, pytester: pytest.Pytester, real: Path
 ) -> None:
