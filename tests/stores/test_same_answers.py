@@ -145,6 +145,12 @@ class SameAnswers(RuleBasedStateMachine):
     def update_message(self, message: str, given: dict[str, Any]) -> None:
         self.ask(lambda s: s.update_message(message, **given))
 
+    @rule(message=IDS, note=st.dictionaries(st.sampled_from("abc"), st.integers(0, 3), min_size=1))
+    def note(self, message: str, note: dict[str, int]) -> None:
+        """Taken whatever went before: of what METADATA gives to other ids most is refused."""
+        self.add_plain_message(message, "noted", "a")
+        self.update_message(message, {"metadata": note})
+
     @rule(message=IDS, texts=st.lists(TEXTS, max_size=6))
     def stream(self, message: str, texts: list[str]) -> None:
         self.ask(lambda s: s.update_message(message, status="processing"))
