@@ -44,8 +44,8 @@ done
 """
 
 _held: set[IO[bytes]] = set()
-_fork_locks = [threading.RLock()]
-"""One, held by each fork too: one that a thread makes while it holds the lock goes through."""
+_forking = threading.RLock()
+"""Held by each fork too: one that a thread makes while it holds the lock goes through."""
 
 
 class Lifeline:
@@ -98,7 +98,7 @@ def no_fork() -> AbstractContextManager[object]:
     would keep the end open, the prompt would have no end, or ``Popen`` would wait for its own.
     What is done within it must not wait for anything that a thread that forks may be holding.
     """
-    return _fork_locks[0]
+    return _forking
 
 
 def hold(pipe: IO[bytes]) -> None:
@@ -113,23 +113,16 @@ def let_go(pipe: IO[bytes]) -> None:
         pipe.close()
 
 
-def _before_fork() -> None:
-    _fork_locks[0].acquire()
-
-
-def _after_in_parent() -> None:
-    _fork_locks[0].release()
-
-
-def _after_in_child() -> None:
-    # Whoever held or awaited the lock, and is not in this process any more, awaits nothing here.
-    _fork_locks[0] = threading.RLock()
+def _close_held() -> None:
     for pipe in _held:
         pipe.close()
     _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-    )
+    # By functions that are no Python: in those a signal's handler could raise, and the lock would
+    # stay held for ever.
+    os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release)
+    # Whoever held or awaited the lock, and is not in this process any more, awaits nothing here.
+    os.register_at_fork(after_in_child=_forking._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_close_held)

@@ -115,7 +115,8 @@ class FileLock:
 
     The file is private, created when first needed and never deleted: whoever waits has it
     open. Nothing is held while waiting, so that a holder in this process can go on. Held by a
-    thread, not by an object: a thread that holds it must not ask for it again.
+    thread: one that holds it must not ask for it again. Let go of by the call that asked for it
+    (:class:`Claim`), not by another one in its midst, as a signal handler or a finalizer makes it.
     """
 
     def __init__(self, path: str) -> None:
@@ -127,61 +128,34 @@ class FileLock:
         self._owner: int | None = None
         _locks.add(self)
 
+    def claim(self) -> Claim:
+        """What a call takes the lock by, and lets go of it."""
+        return Claim(self)
+
     @contextmanager
     def held(self, clock: Clock, bound_us: int, name: str) -> Iterator[None]:
-        """Hold the lock inside a ``with`` block; see :meth:`acquire`."""
-        self._refuse_twice()
+        """Hold the lock inside a ``with`` block; see :meth:`Claim.acquire`."""
+        claim = Claim(self)
         try:
-            self.acquire(clock, bound_us, name)
+            claim.acquire(clock, bound_us, name)
             yield
         finally:
             try:
-                self.release()
+                claim.release()
             except BaseException:  # even a call's first step can be interrupted
-                self.release()
+                claim.release()
                 raise
 
-    def acquire(self, clock: Clock, bound_us: int, name: str) -> None:
-        """Take the lock, waiting on ``clock`` while somebody else has it.
-
-        Raises StoreBusy naming ``name`` once ``clock.backoff(bound_us)`` gives up, StoreError
-        where the file cannot be opened, RuntimeError if this thread holds the lock already.
-        """
-        if self.try_acquire():
-            return
-        backoff = clock.backoff(bound_us)
-        while backoff.pause():
-            if self.try_acquire():
-                return
-        raise StoreBusy(name, backoff.waited)
-
-    def try_acquire(self) -> bool:
-        """Take the lock if nobody has it, or has it only for the moment."""
-        self._refuse_twice()
-        taken = False
+    def _take(self) -> bool:
         try:
-            if self._mutex.acquire(timeout=_MUTEX_SECONDS):
-                self._owner = threading.get_ident()
-                taken = self._lock_file()
+            if not self._mutex.acquire(timeout=_MUTEX_SECONDS):
+                return False
+            self._owner = threading.get_ident()
+            return self._lock_file()
         except OSError as error:
             raise store_error(self.path, error) from error
-        finally:
-            if not taken:
-                self.release()
-        return taken
 
-    def release(self) -> None:
-        """Let go of the lock. Nothing happens in a thread that does not hold it.
-
-        No OSError comes out of it: what was done under the lock has been done.
-        """
-        try:
-            self._release()
-        except BaseException:  # interrupted half way: all of it may be done again
-            self._release()
-            raise
-
-    def _release(self) -> None:
+    def _let_go(self) -> None:
         if self._owner == threading.get_ident():
             if self._descriptor is not None:
                 try:
@@ -241,6 +215,57 @@ class FileLock:
             self._close_file()
         except Exception:  # noqa: BLE001, S110
             pass
+
+
+class Claim:
+    """One call's use of a :class:`FileLock`, on the thread that makes it."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+        self._asked = False
+        """Whether there may be something to let go of."""
+
+    def acquire(self, clock: Clock, bound_us: int, name: str) -> None:
+        """Take the lock, waiting on ``clock`` while somebody else has it.
+
+        Raises StoreBusy naming ``name`` once ``clock.backoff(bound_us)`` gives up, StoreError
+        where the file cannot be opened, RuntimeError if this thread holds the lock already.
+        """
+        if self.try_acquire():
+            return
+        backoff = clock.backoff(bound_us)
+        while backoff.pause():
+            if self.try_acquire():
+                return
+        raise StoreBusy(name, backoff.waited)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it, or has it only for the moment."""
+        self._lock._refuse_twice()
+        taken = False
+        try:
+            self._asked = True
+            taken = self._lock._take()
+        finally:
+            if not taken:
+                self.release()
+        return taken
+
+    def release(self) -> None:
+        """Let go of the lock. Nothing happens where this claim has not taken it.
+
+        No OSError comes out of it: what was done under the lock has been done.
+        """
+        try:
+            self._release()
+        except BaseException:  # interrupted half way: all of it may be done again
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        if self._asked:
+            self._lock._let_go()
+            self._asked = False
 
 
 if sys.platform == "win32":

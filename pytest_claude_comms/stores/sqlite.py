@@ -155,8 +155,9 @@ class SQLiteConversationStore(KeepingStore):
         return _journal_mode(link) == "wal"
 
     def _lay_out(self, link: Link) -> bool:
+        claim = self._lock.claim()
         try:
-            if not self._lock.try_acquire():
+            if not claim.try_acquire():
                 return False
             from . import sqlite_keeping
 
@@ -177,7 +178,7 @@ class SQLiteConversationStore(KeepingStore):
             return True
         finally:  # nothing is held while waiting
             link.rollback()
-            self._lock.release()
+            claim.release()
 
     def _know_last(self, link: Link) -> None:
         snapshot = SQLiteSnapshot(link, self._path, self._texts)
@@ -192,7 +193,7 @@ class SQLiteConversationStore(KeepingStore):
         if self._shut:
             raise StoreClosed(self.url)
         try:
-            return Link(self._file, self._durability, caller=threading.get_ident())
+            return Link(self._file, self._durability)
         except sqlite3.Error as error:
             raise self._store_error(error) from error
 
@@ -203,32 +204,31 @@ class SQLiteConversationStore(KeepingStore):
                 self._idle.append(link)
                 return
         link.close()
-        link.rest()
 
     def _close(self) -> None:
         with self._idle_lock:
             self._shut = True
         # The last connection to the file copies the log into it: under the lock where that
         # can be had. Not in place of a file that is gone.
+        claim = self._lock.claim()
         with suppress(StoreError, RuntimeError):  # RuntimeError: a call was interrupted
             if self._idle:
                 self._check_there()
-                self._lock.acquire(self.clock, self._bound_us, self._path)
+                claim.acquire(self.clock, self._bound_us, self._path)
         try:
             with suppress(IndexError):
                 while True:  # one by one: a call that is under way may still take one
                     link = sqlite_link.taken_from(self._idle)
                     link.close()
-                    link.rest()
         finally:
-            self._lock.release()
+            claim.release()
             self._lock.close()
 
     # -- transactions
 
     @contextmanager
     def _reading(self) -> Iterator[SQLiteSnapshot]:
-        held = [link := self._take()]
+        held, claim = [link := self._take()], self._lock.claim()
         try:
             snapshot = SQLiteSnapshot(link, self._path, self._texts)
             self._retry(lambda: self._begin_reading(link, snapshot))
@@ -238,17 +238,17 @@ class SQLiteConversationStore(KeepingStore):
             raise self._store_error(error) from error
         finally:
             try:
-                self._let_go(held)
+                self._let_go(held, claim)
             except BaseException:  # interrupted: what was not done yet is done now
-                self._let_go(held)
+                self._let_go(held, claim)
                 raise
 
     @contextmanager
     def _writing(self) -> Iterator[SQLiteTransaction]:
-        held = [link := self._take()]
+        held, claim = [link := self._take()], self._lock.claim()
         try:
             tx = SQLiteTransaction(link, self._path, self._texts)
-            self._retry(lambda: self._begin_writing(link, tx))
+            self._retry(lambda: self._begin_writing(link, tx, claim))
             yield tx
             self._commit(link, tx)
         except sqlite3.Error as error:
@@ -256,21 +256,21 @@ class SQLiteConversationStore(KeepingStore):
             raise self._store_error(error) from error
         finally:
             try:
-                self._let_go(held)
+                self._let_go(held, claim)
             except BaseException:  # interrupted: what was not done yet is done now
-                self._let_go(held)
+                self._let_go(held, claim)
                 raise
 
-    def _let_go(self, held: list[Link]) -> None:
+    def _let_go(self, held: list[Link], claim: files.Claim) -> None:
         if held:
             link = held[0]
             link.rollback()
             if not link.is_sound:
                 # It may be the last one, which copies the log into the file: see _close().
                 with suppress(StoreError, RuntimeError):  # RuntimeError: it is held here already
-                    self._lock.try_acquire()
+                    claim.try_acquire()
                 link.close()
-            self._lock.release()
+            claim.release()
             # It leaves the list first: once it is back, it may be somebody else's.
             self._put_back(held.pop())
 
@@ -290,11 +290,11 @@ class SQLiteConversationStore(KeepingStore):
                 return False
             raise
 
-    def _begin_writing(self, link: Link, tx: SQLiteTransaction) -> bool:
+    def _begin_writing(self, link: Link, tx: SQLiteTransaction, claim: files.Claim) -> bool:
         self._check_there()
         begun = False
         try:
-            if self._lock.try_acquire():
+            if claim.try_acquire():
                 stamp = self._check_there()
                 link.rollback()
                 link.prepare()
@@ -310,7 +310,7 @@ class SQLiteConversationStore(KeepingStore):
         finally:
             if not begun:  # nothing is held while waiting
                 link.rollback()
-                self._lock.release()
+                claim.release()
         return begun
 
     def _commit(self, link: Link, tx: SQLiteTransaction) -> None:
@@ -434,7 +434,9 @@ class SQLiteConversationStore(KeepingStore):
                     "was put in its place",
                     store=self.url,
                 )
-            self._known = snapshot.last
+            # Unless a call in the midst of this one, of the same thread, knows of a later one.
+            if snapshot.last.revision >= self._known.revision:
+                self._known = snapshot.last
 
     # Whoever writes over the file without SQLite leaves the log, and what connections remember,
     # as they are: both would go on hiding it. Only a checkpoint changes the file otherwise, and

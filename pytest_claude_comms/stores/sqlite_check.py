@@ -84,10 +84,11 @@ def _copied(path: str, copy: str) -> bool:
     created for it. What others did to the file shows in it.
     """
     lock = FileLock(f"{path}.lock") if os.path.exists(f"{path}.lock") else None
+    claim = None if lock is None else lock.claim()
     try:
-        if lock is not None:
+        if claim is not None:
             try:
-                lock.acquire(SystemClock(), _PATIENCE_US, path)
+                claim.acquire(SystemClock(), _PATIENCE_US, path)
             except StoreBusy as error:
                 raise _busy(path, error.waited) from None
         with sqlite_link.kept_closed(path) as is_closed:
@@ -101,8 +102,8 @@ def _copied(path: str, copy: str) -> bool:
             raise
         return False
     finally:
-        if lock is not None:
-            lock.release()
+        if lock is not None and claim is not None:
+            claim.release()
             lock.close()
 
 

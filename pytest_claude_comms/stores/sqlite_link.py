@@ -7,9 +7,10 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from typing import Final, NamedTuple
-from weakref import WeakSet
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
+from weakref import ref
 
 from ..clock import SECOND, SystemClock
 from ..errors import Outcome, StoreBusy, StoreCorrupt, StoreError
@@ -98,7 +99,8 @@ def peek(path: str) -> Peek:
 class Link:
     """A connection to an existing file, used by one thread at a time and never over a fork."""
 
-    closed = False
+    closed = True
+    """Whether it has no connection: not yet, or not any more."""
 
     def __init__(
         self,
@@ -107,15 +109,16 @@ class Link:
         mode: str = "rw",
         *,
         timeout: float = 0.0,
-        caller: int | None = None,
+        for_call: bool = True,
     ) -> None:
-        """``timeout``: of SQLite's own waiting, in real seconds; a store waits on its clock."""
-        _let_go_of_inherited(path)
+        """``timeout``: of SQLite's own waiting, in real seconds; a store waits on its clock.
+
+        ``for_call``: it is for a call of this thread that will end soon, so a fork waits for it
+        until :meth:`rest` or :meth:`close`.
+        """
         self.path = path
         self.in_use = True
         """Whether it is in the hands of a call, and not idle."""
-        self.caller = caller
-        """The thread of that call, if it is one that will end soon: a fork waits for it."""
         self.is_sound = True
         """False once an error has come through it. SQLite may keep what came of that: a file that
         could only be opened to read, a lock that could not be given back."""
@@ -125,7 +128,11 @@ class Link:
         self._last: int | None = None
         self.stamp: Stamp | None = None
         """Of the file, when the pages that this connection remembers were still its."""
+        self._made_by = os.getpid()
+        self.take()
+        _links[id(self)] = ref(self)
         with _opening:
+            _let_go_of_inherited(path)
             self.db = sqlite3.connect(
                 uri_of(path, mode),
                 uri=True,
@@ -133,7 +140,14 @@ class Link:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            _links.add(self)
+            self.closed = False
+        if not for_call:
+            _callers.pop(id(self), None)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it was made before this process was forked."""
+        return self._made_by != os.getpid()
 
     def prepare(self) -> None:
         """Set what SQLite keeps by connection. The file must exist; it may be busy."""
@@ -143,10 +157,27 @@ class Link:
             self.db.execute("PRAGMA wal_autocheckpoint = 0")
             self._ready = True
 
+    @property
+    def may_be_open(self) -> bool:
+        """Whether SQLite may have the file open by it, or be about to."""
+        return self.in_use or not self.closed
+
+    def take(self) -> None:
+        """It is in the hands of this thread's call from now on.
+
+        While a process is being forked this waits until that is done.
+        """
+        with _no_fork():
+            self._take()
+
+    def _take(self) -> None:
+        _callers[id(self)] = threading.get_ident()
+        self.in_use = True
+
     def rest(self) -> None:
         """The call that had it in its hands is done with it."""
         self.in_use = False
-        self.caller = None
+        _callers.pop(id(self), None)
 
     def rollback(self) -> None:
         """End the transaction, if there is one. Where even that fails it is not used again."""
@@ -196,16 +227,19 @@ class Link:
         self.db.execute("PRAGMA shrink_memory")
 
     def close(self) -> None:
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, AttributeError):  # there is none if connect() raised
             self.db.close()
             self.closed = True
+        self.rest()
 
     def __del__(self) -> None:
-        # Python 3.13 warns of a connection that is collected open. There is none if
-        # connect() raised.
+        # Python 3.13 warns of a connection that is collected open.
         try:
-            if "db" in self.__dict__:
+            _links.pop(id(self), None)
+            if "db" not in self.__dict__ or not self.is_inherited:
                 self.close()
+            elif not self.closed:
+                _inherited[self] = _NOT_NOTED  # so it is not collected
         except Exception:  # noqa: BLE001, S110 - at the interpreter's end modules are gone
             pass
 
@@ -215,19 +249,16 @@ def taken_from(idle: list[Link]) -> Link:
 
     Raises IndexError if there is none. While a process is being forked it waits until that is done.
     """
-    with _calling:
+    with _no_fork():
         link = idle.pop()
-        link.caller = threading.get_ident()
-        link.in_use = True
+        link._take()
     return link
 
 
 def is_open_here(path: str) -> bool:
     """Whether this process has a connection to that file, or inherited one."""
-    with _opening:
-        links = [*_links, *(link for link, _ in _inherited)]
     name = os.path.realpath(path)
-    return any(not link.closed and os.path.realpath(link.path) == name for link in links)
+    return any(not link.closed and os.path.realpath(link.path) == name for link in _all_links())
 
 
 @contextmanager
@@ -261,33 +292,54 @@ def uri_of(path: str, mode: str = "rw") -> str:
 # parent holds at that instant is held for ever in the child, where the next call of SQLite, about
 # any file, would hang (measured, two threads busy: 5 children of 300). So a fork lets no call
 # begin, and waits until those of other threads have ended.
+#
+# Of what is called at a fork an exception is only printed, and one can come out of any line: a
+# signal handler's, as of Ctrl-C. So what must be done is done by functions that are no Python,
+# which no handler interrupts, and the child refuses what was not noted.
 
 _opening = threading.RLock()
 """Held by whoever opens a file, or needs it to stay closed."""
 _calling = threading.RLock()
-"""Held by whoever begins a call, for a moment, and by a fork. Taken before ``_opening``."""
+"""Held by whoever begins a call, for a moment, and by a fork. Under it nothing is waited for."""
 _PATIENCE_US = 2 * SECOND
 """How long a fork waits. A call may itself wait, for a lock or for the one who forks."""
-_links: WeakSet[Link] = WeakSet()
-_inherited: list[tuple[Link, tuple[int, int] | None]] = []
-"""With the identity of the log at the time of the fork."""
-_logs: dict[Link, tuple[int, int] | None] = {}
-"""The same, from just before a fork until it is done."""
+_links: Final[dict[int, ref[Link]]] = {}
+"""All there are, by their id()."""
+_callers: Final[dict[int, int]] = {}
+"""By the id() of each that is in the hands of a call: that call's thread."""
+_Log: TypeAlias = "tuple[int, int] | None"
+_logs: Final[dict[Link, _Log]] = {}
+"""The identity of each one's log, from just before a fork until it is done."""
+_inherited: Final[dict[Link, _Log]] = {}
+"""The same, in a child: those of its parent, which are not to be collected."""
+_NOT_NOTED: Final = (-1, -1)
+
+
+def _no_fork() -> AbstractContextManager[object]:
+    # In the midst of a call of this thread, as a signal handler makes one: a fork that is under
+    # way waits for that call, which waits for this.
+    return nullcontext() if threading.get_ident() in list(_callers.values()) else _calling
+
+
+def _all_links() -> list[Link]:
+    found = [link for each in list(_links.values()) if (link := each()) is not None]
+    return list(dict.fromkeys([*found, *list(_inherited)]))
 
 
 def _let_go_of_inherited(path: str) -> None:
-    for entry in [each for each in _inherited if each[0].path == path]:
-        link, log = entry
-        if link.in_use or _log_identity(path) != log:
+    for link in _all_links():
+        if not link.is_inherited or not link.may_be_open or link.path != path:
+            continue
+        if link.in_use or _log_identity(path) != _inherited.get(link, _NOT_NOTED):
             raise RuntimeError(
                 f"{path} was in use when this process was forked, and SQLite cannot open it here: "
                 "close the store before the fork, or start the process with 'spawn'"
             )
         link.close()
-        _inherited.remove(entry)
+        _inherited.pop(link, None)
 
 
-def _log_identity(path: str) -> tuple[int, int] | None:
+def _log_identity(path: str) -> _Log:
     try:
         found = os.stat(f"{path}-wal")
     except OSError:
@@ -295,50 +347,44 @@ def _log_identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _note_logs() -> None:
-    # Before the fork: by the time the child runs, the parent may have closed and opened it anew.
-    _calling.acquire()
-    _opening.acquire()
-    backoff = SystemClock().backoff(_PATIENCE_US)
-    while _others_call():
-        _opening.release()  # they may need it to come to their end
-        try:
-            is_patient = backoff.pause()
-        finally:
-            _opening.acquire()
-        if not is_patient:
-            break
-    _logs.update((link, _log_identity(link.path)) for link in _links)
+def _await_calls_and_note_logs() -> None:
+    try:
+        backoff = SystemClock().backoff(_PATIENCE_US)
+        while _others_call() and backoff.pause():
+            pass
+    finally:
+        # Before the fork: by the time the child runs, the parent may have closed and opened it
+        # anew. One of the parent's own parent was noted then.
+        _logs.update(
+            (link, _log_identity(link.path))
+            for link in _all_links()
+            if link.may_be_open and not link.is_inherited
+        )
 
 
 def _others_call() -> bool:
-    return any(link.caller not in (None, threading.get_ident()) for link in list(_links))
-
-
-def _forget_logs() -> None:
-    _logs.clear()
-    _opening.release()
-    _calling.release()
-
-
-def _keep_inherited() -> None:
-    global _calling, _opening  # the thread that holds them is the parent's
-    _calling, _opening = threading.RLock(), threading.RLock()
-    atexit.register(_never_close)
-    _inherited.extend(_logs.items())
-    _logs.clear()
-    _links.clear()
+    return any(each != threading.get_ident() for each in list(_callers.values()))
 
 
 def _never_close() -> None:
     # The interpreter's end would close them.
-    import ctypes
+    inherited = [link for link in _all_links() if link.is_inherited]
+    if inherited:
+        import ctypes
 
-    for link, _ in _inherited:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
+        for link in inherited:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
 
 
+atexit.register(_never_close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_note_logs, after_in_parent=_forget_logs, after_in_child=_keep_inherited
-    )
+    os.register_at_fork(before=_await_calls_and_note_logs)
+    os.register_at_fork(before=_calling.acquire)  # the last one is the first to be called
+    os.register_at_fork(after_in_parent=_logs.clear)
+    os.register_at_fork(after_in_parent=_calling.release)
+    # The threads that may hold these are the parent's.
+    os.register_at_fork(after_in_child=_opening._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_calling._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_callers.clear)
+    os.register_at_fork(after_in_child=partial(_inherited.update, _logs))
+    os.register_at_fork(after_in_child=_logs.clear)

@@ -81,6 +81,7 @@ class SQLiteReader(SQLiteConversationStore):
         finally:
             if self._link is not None:
                 self._link.rollback()
+                self._link.rest()
             if not self._is_frozen:
                 self._drop()
 
@@ -89,6 +90,8 @@ class SQLiteReader(SQLiteConversationStore):
             self._files = files_of(self._file)
             self._stack = ExitStack()
             self._link, self._is_frozen = self._stack.enter_context(opened(self._file, self._files))
+        else:
+            self._link.take()
         return self._link
 
     def _again(self, read: Callable[[], _T]) -> _T:

@@ -335,8 +335,9 @@ class TinyDBConversationStore(KeepingStore):
     def _is_last(self, since: int) -> bool:
         with self._guard, suppress(OSError):
             view = self._view
+            # In this order: a call in the midst of this one, of the same thread, may commit.
             return (
-                view is not None and since == view.image.state.revision() and self._is_current(view)
+                view is not None and self._is_current(view) and since == view.image.state.revision()
             )
         return False
 

@@ -43,7 +43,7 @@ def _hold_sqlite(store: SQLiteConversationStore, fault: Fault) -> None:
     from ..stores.sqlite import SQLiteConversationStore
     from ..stores.sqlite_link import Link, is_busy
 
-    link = Link(store._file, store._durability)
+    link = Link(store._file, store._durability, for_call=False)
 
     def begin() -> bool:
         try:

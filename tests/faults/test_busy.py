@@ -100,8 +100,9 @@ def test_the_lock_is_really_held_and_let_go(store: ConversationStore, faults: Fa
     def taken_by_somebody_else() -> bool:
         if store.backend == "tinydb":
             lock = FileLock(f"{path}.lock")
-            taken = lock.try_acquire()
-            lock.release()
+            claim = lock.claim()
+            taken = claim.try_acquire()
+            claim.release()
             lock.close()
             return taken
         with closing(sqlite3.connect(path, timeout=0)) as db:

@@ -223,13 +223,14 @@ def test_over_a_backup_that_was_opened_and_closed(store: ConversationStore, tmp_
 def test_a_store_that_is_written_to_at_the_path(store: ConversationStore, tmp_path: Path) -> None:
     path = tmp_path / "backup"
     lock = FileLock(f"{path}.lock")
-    lock.try_acquire()
+    claim = lock.claim()
+    claim.try_acquire()
     try:
         store.clock.backoff = lambda bound: type(store.clock).backoff(store.clock, 50_000)  # type: ignore[method-assign,assignment]
         with pytest.raises(StoreBusy):
             backup_store(store, path)
     finally:
-        lock.release()
+        claim.release()
         lock.close()
     assert os.listdir(tmp_path) == ["backup.lock"]
 
@@ -517,13 +518,14 @@ def test_who_has_the_path_open_is_waited_for_five_seconds_of_the_stores_clock(
         return type(store.clock).backoff(store.clock, 50_000)
 
     lock = FileLock(f"{path}.lock")
-    lock.try_acquire()
+    claim = lock.claim()
+    claim.try_acquire()
     try:
         monkeypatch.setattr(store.clock, "backoff", backoff)
         with pytest.raises(StoreBusy, match=re.escape(str(path))):
             backup_store(store, path)
     finally:
-        lock.release()
+        claim.release()
         lock.close()
     assert bounds == [5_000_000]
 

@@ -798,12 +798,13 @@ def test_a_file_that_cannot_be_checked(sqlite_file: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sqlite_check._Reader, "read", read)
     monkeypatch.setattr(sqlite_check, "_PATIENCE_US", 50_000)
     lock = FileLock(f"{sqlite_file}.lock")
-    lock.try_acquire()
+    claim = lock.claim()
+    claim.try_acquire()
     try:
         with pytest.raises(StoreBusy, match="could not be checked: it is being written"):
             check_store(f"sqlite:///{sqlite_file}")
     finally:
-        lock.release()
+        claim.release()
         lock.close()
 
 

@@ -386,10 +386,10 @@ def test_writers_are_let_in_between(
         monkeypatch.setattr(sqlite_keeping, "trim_batch", trim)
         begin = sqlite.SQLiteConversationStore._begin_writing
 
-        def begin_writing(self: Any, link: Any, tx: Any) -> bool:
+        def begin_writing(self: Any, link: Any, tx: Any, claim: Any) -> bool:
             if self is store and between:
                 other.add_message("t", "between")
-            return begin(self, link, tx)
+            return begin(self, link, tx, claim)
 
         monkeypatch.setattr(sqlite.SQLiteConversationStore, "_begin_writing", begin_writing)
         floor = trimmed_by(store, 0)

@@ -22,7 +22,7 @@ import pytest
 from pytest_claude_comms.clock import SystemClock
 from pytest_claude_comms.errors import StoreBusy, StoreError
 from pytest_claude_comms.stores import files, hub, open_store, sqlite_link
-from pytest_claude_comms.stores.files import FileLock, create_private, fsync_directory
+from pytest_claude_comms.stores.files import Claim, FileLock, create_private, fsync_directory
 from pytest_claude_comms.stores.sqlite_reading import SQLiteReader
 from pytest_claude_comms.stores.tinydb_reading import TinyDBReader
 
@@ -38,15 +38,15 @@ def path(tmp_path: Path) -> str:
 def test_two_locks_on_one_file_exclude_each_other(path: str) -> None:
     one, two = FileLock(path), FileLock(path)
     with one.held(CLOCK, 0, "x"):
-        assert not two.try_acquire()
+        assert not two.claim().try_acquire()
         with pytest.raises(StoreBusy, match="the store was busy") as caught:
-            two.acquire(CLOCK, 20_000, "the store")
+            two.claim().acquire(CLOCK, 20_000, "the store")
         assert caught.value.waited >= 0.02
         with pytest.raises(StoreBusy) as caught, two.held(CLOCK, 0, "the store"):
             pass
         assert caught.value.path == "the store"
     with two.held(CLOCK, 0, "x"):
-        assert not one.try_acquire()
+        assert not one.claim().try_acquire()
     one.close()
     two.close()
 
@@ -76,11 +76,9 @@ def test_another_thread_does_not_wait_for_ever(path: str) -> None:
     lock = FileLock(path)
     answers: list[bool] = []
     with lock.held(CLOCK, 0, "x"):
-        other = threading.Thread(target=lambda: answers.append(lock.try_acquire()))
+        other = threading.Thread(target=lambda: answers.append(lock.claim().try_acquire()))
         other.start()
         other.join()
-        lock.release()
-        lock.release()  # nothing happens
     assert answers == [False]
     lock.close()
 
@@ -89,11 +87,28 @@ def test_the_same_thread_is_refused(path: str) -> None:
     lock = FileLock(path)
     with lock.held(CLOCK, 0, "x"):
         with pytest.raises(RuntimeError, match=f"this thread holds the lock {path} already"):
-            lock.try_acquire()
+            lock.claim().try_acquire()
         with pytest.raises(RuntimeError, match="already"), lock.held(CLOCK, 0, "x"):
             pass
-        assert not FileLock(path).try_acquire()  # still held
+        assert not FileLock(path).claim().try_acquire()  # still held
     lock.close()
+
+
+def test_only_the_call_that_took_it_lets_go_of_it(path: str) -> None:
+    lock, other = FileLock(path), FileLock(path)
+    mine, interrupting = lock.claim(), lock.claim()
+    assert mine.try_acquire()
+    with pytest.raises(RuntimeError, match="already"):
+        interrupting.try_acquire()
+    interrupting.release()  # nothing happens
+    assert not other.claim().try_acquire()
+    mine.release()
+    mine.release()  # nothing happens
+    with other.held(CLOCK, 0, "x"):
+        mine.release()
+        assert not lock.claim().try_acquire()
+    lock.close()
+    other.close()
 
 
 @posix
@@ -103,12 +118,12 @@ def test_a_lock_file_that_was_deleted_is_noticed(path: str) -> None:
         pass
     os.unlink(path)
     with two.held(CLOCK, 0, "x"):
-        assert not one.try_acquire()
+        assert not one.claim().try_acquire()
     with one.held(CLOCK, 0, "x"):
-        assert not two.try_acquire()
+        assert not two.claim().try_acquire()
     os.unlink(path)
     with one.held(CLOCK, 0, "x"):  # nobody has made another one meanwhile
-        assert not two.try_acquire()
+        assert not two.claim().try_acquire()
     one.close()
     two.close()
 
@@ -118,17 +133,18 @@ def test_processes_exclude_each_other(
 ) -> None:
     script = (
         "import sys\nfrom pytest_claude_comms.stores.files import FileLock\n"
-        "lock = FileLock(sys.argv[1])\nprint(lock.try_acquire(), flush=True)\nsys.stdin.read()\n"
+        "lock = FileLock(sys.argv[1]).claim()\nprint(lock.try_acquire(), flush=True)\n"
+        "sys.stdin.read()\n"
     )
     lock = FileLock(path)
     child = python(script, path)
     assert child.stdout is not None
     assert child.stdout.readline() == "True\n"
-    assert not lock.try_acquire()
+    assert not lock.claim().try_acquire()
     child.kill()
     child.wait()
-    lock.acquire(CLOCK, 1_000_000, "x")  # the system lets go of it
-    lock.release()
+    with lock.held(CLOCK, 1_000_000, "x"):  # the system lets go of it
+        pass
     lock.close()
 
 
@@ -137,20 +153,21 @@ def test_processes_exclude_each_other(
 def test_the_child_of_a_fork_does_not_hold_the_lock(path: str) -> None:
     lock = FileLock(path)
     here, there = os.pipe(), os.pipe()
-    lock.acquire(CLOCK, 0, "x")
+    claim = lock.claim()
+    claim.acquire(CLOCK, 0, "x")
     child = os.fork()
     if not child:
         os.close(there[1])  # so that it ends with its parent, whatever happens there
-        is_free = lock.try_acquire()
+        is_free = lock.claim().try_acquire()
         os.write(here[1], b".")
         os.read(there[0], 1)
         os._exit(is_free)
     try:
         os.read(here[0], 1)
         lock._close_file()  # without unlocking: a copy in the child would hold it on
-        lock._release()
-        assert lock.try_acquire()
-        lock.release()
+        claim.release()
+        with lock.held(CLOCK, 0, "x"):
+            pass
         lock.close()
     finally:
         for descriptor in (*here, *there):
@@ -162,7 +179,7 @@ def test_the_child_of_a_fork_does_not_hold_the_lock(path: str) -> None:
 def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
     lock = FileLock(str(tmp_path / "none" / "a.lock"))
     with pytest.raises(StoreError, match="none.*No such file"):
-        lock.try_acquire()
+        lock.claim().try_acquire()
     assert lock._owner is None
 
 
@@ -178,27 +195,28 @@ def test_a_release_that_fails_lets_go_all_the_same(
         patch.setattr(files, "_unlock", fail)
         with one.held(CLOCK, 0, "x"):
             pass
-        assert two.try_acquire()
-        two.release()
+        with two.held(CLOCK, 0, "x"):
+            pass
     for lock in (one, two, one):
-        assert lock.try_acquire()
-        lock.release()
+        with lock.held(CLOCK, 0, "x"):
+            pass
         lock.close()
 
 
 def test_a_descriptor_that_cannot_be_closed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = FileLock(path)
-    assert lock.try_acquire()
+    claim = lock.claim()
+    assert claim.try_acquire()
     descriptor = lock._descriptor
     assert descriptor is not None
     with monkeypatch.context() as patch:
         patch.setattr("os.close", fail)
         patch.setattr(files, "_unlock", fail)
-        lock.release()
+        claim.release()
         lock.close()
     os.close(descriptor)
-    assert lock.try_acquire()
-    lock.release()
+    assert claim.try_acquire()
+    claim.release()
     lock.close()
 
 
@@ -257,10 +275,10 @@ def test_private_files(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         assert create_private(str(path))
-        assert lock.try_acquire()
+        with lock.held(CLOCK, 0, "x"):
+            pass
     finally:
         os.umask(before)
-        lock.release()
         lock.close()
     modes = [stat.S_IMODE(each.stat().st_mode) for each in (path, Path(lock.path))]
     assert modes == [0o600, 0o600]
@@ -330,26 +348,20 @@ def test_an_interrupted_release_lets_go_all_the_same(
     path: str, monkeypatch: pytest.MonkeyPatch, *, after: bool
 ) -> None:
     lock, other = FileLock(path), FileLock(path)
-    for name in ("release", "_release"):
+    for owner, name in ((Claim, "release"), (Claim, "_release"), (FileLock, "_let_go")):
+        interrupted = Interrupted(getattr(owner, name), after=after)
         with monkeypatch.context() as patch:
-            patch.setattr(lock, name, Interrupted(getattr(lock, name), after=after))
-            if name == "release":
-                with pytest.raises(KeyboardInterrupt), lock.held(CLOCK, 0, "x"):
-                    pass
-            else:
-                lock._mutex.acquire()
-                lock._owner = threading.get_ident()
-                assert lock._lock_file()
-                with pytest.raises(KeyboardInterrupt):
-                    lock.release()
+            patch.setattr(owner, name, lambda self, real=interrupted: real(self))
+            with pytest.raises(KeyboardInterrupt), lock.held(CLOCK, 0, "x"):
+                pass
         answers: list[bool] = []
-        thread = threading.Thread(target=lambda: answers.append(lock.try_acquire()))
+        thread = threading.Thread(target=lambda: answers.append(lock.claim().try_acquire()))
         thread.start()
         thread.join()
         assert answers == [True], "no thread holds it"
         lock._forget()  # that thread has ended
-        assert other.try_acquire()
-        other.release()
+        with other.held(CLOCK, 0, "x"):
+            pass
     lock.close()
     other.close()
 
@@ -409,16 +421,16 @@ def test_the_lock_on_windows(path: str, monkeypatch: pytest.MonkeyPatch) -> None
     one, two = windows.FileLock(path), windows.FileLock(path)
     with one.held(CLOCK, 0, "x"):
         os.lseek(one._descriptor, 5, os.SEEK_SET)  # the lock is on the first byte nevertheless
-        assert not two.try_acquire()
+        assert not two.claim().try_acquire()
         assert two._descriptor is not None, "it stays open for the next attempt"
         assert list(msvcrt.holders.values()) == [one._descriptor]
     assert msvcrt.holders == {}
     with two.held(CLOCK, 0, "x"):
         os.lseek(one._descriptor, 7, os.SEEK_SET)
-        assert not one.try_acquire()
+        assert not one.claim().try_acquire()
         msvcrt.holders.clear()  # to unlock what is not locked is an error there
-    assert one.try_acquire()
-    one.release()
+    with one.held(CLOCK, 0, "x"):
+        pass
     one.close()
     two.close()
 

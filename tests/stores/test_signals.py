@@ -17,6 +17,7 @@ import pytest
 
 from pytest_claude_comms import ConversationStore, open_store
 from pytest_claude_comms.stores import core, memory
+from pytest_claude_comms.stores.files import FileLock
 
 _FOLDER = str(Path(core.__file__).parent)
 _PATIENCE = 60.0
@@ -123,6 +124,72 @@ def _interrupt_every_line(store: ConversationStore, goes_on: str, comes: str) ->
     assert store.get_message("n").content == "y" * told
     assert store.cursor() == 2 + written + told
     assert [change.revision for change in store.changes()] == list(range(1, store.cursor() + 1))
+
+
+@pytest.mark.parametrize("comes", ["get_message", "update_message"])
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_a_handler_lets_nobody_else_write_in_the_midst_of_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, comes: str
+) -> None:
+    """The lock of writers is the interrupted call's, to its end and no longer."""
+    with open_store(f"{scheme}:///{tmp_path}/store", durability="process") as store:
+        store.create_thread(thread_id="t")
+        for message_id in ("m", "n"):
+            store.add_message("t", "a", status="pending", message_id=message_id)
+        others = FileLock(store._lock.path)  # type: ignore[attr-defined]
+        name = {"sqlite": "_commit", "tinydb": "_append"}[scheme]
+        commit = getattr(store, name)
+        handler = Handler(
+            (lambda: store.get_message("n"))
+            if comes == "get_message"
+            else lambda: store.update_message("n", append="y")
+        )
+        meanwhile: list[bool] = []
+
+        def committed(*given: object) -> object:
+            meanwhile.append(is_free(others))
+            return commit(*given)
+
+        monkeypatch.setattr(store, name, committed)
+        line = 1
+        while handler.comes_in(lambda: store.update_message("m", append="x"), line):
+            assert is_free(others), line
+            line += 1
+        assert handler.done > 5
+        assert len(meanwhile) == line + (handler.done if comes == "update_message" else 0)
+        assert not any(meanwhile)
+        others.close()
+
+
+def is_free(lock: FileLock) -> bool:
+    claim = lock.claim()
+    try:
+        return claim.try_acquire()
+    finally:
+        claim.release()
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_what_was_committed_before_a_read_is_in_it_whatever_a_handler_commits(
+    tmp_path: Path, scheme: str
+) -> None:
+    url = f"{scheme}:///{tmp_path}/store"
+    with open_store(url, durability="process") as store, open_store(url) as other:
+        store.create_thread(thread_id="t")
+        for message_id in ("m", "n"):
+            store.add_message("t", "a", status="pending", message_id=message_id)
+        handler = Handler(lambda: store.update_message("n", append="y"))
+        line, goes_on = 1, True
+        while goes_on:
+            since = store.cursor()
+            other.update_message("m", append="x")
+            found: list[int] = []
+            goes_on = handler.comes_in(
+                lambda: found.extend(each.revision for each in store.changes(since)), line
+            )
+            assert found[:1] == [since + 1], line
+            line += 1
+        assert handler.done > 5
 
 
 def test_a_call_in_the_midst_of_another_is_refused_where_it_would_break_it() -> None:

@@ -88,12 +88,13 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(
 
 def test_it_is_laid_out_under_the_lock_of_writers(path: Path, clock: SteppedClock) -> None:
     lock = FileLock(f"{path}.lock")
-    assert lock.try_acquire()
+    claim = lock.claim()
+    assert claim.try_acquire()
     clock.patience_us = 10_000
     with pytest.raises(StoreBusy):
         SQLiteConversationStore(path, clock=clock, durability="process")
     assert path.stat().st_size == 0
-    lock.release()
+    claim.release()
     lock.close()
     SQLiteConversationStore(path, clock=clock, durability="process").close()
 

@@ -17,6 +17,7 @@ from pytest_claude_comms.errors import (
     StoreError,
 )
 from pytest_claude_comms.stores import sqlite_link, sqlite_rows
+from pytest_claude_comms.stores.files import Claim
 from pytest_claude_comms.stores.sqlite import SQLiteConversationStore
 from tests.stores.sqlite_kit import (
     Once,
@@ -233,16 +234,16 @@ def test_an_interrupt_while_a_call_lets_go_leaves_nothing_held(
     store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     seed(store)
-    release = store._lock.release
+    release = Claim.release
     releases: list[int] = []
 
-    def interrupted() -> None:
+    def interrupted(claim: Claim) -> None:
         releases.append(1)
         if len(releases) == 1:
             raise KeyboardInterrupt
-        release()
+        release(claim)
 
-    monkeypatch.setattr(store._lock, "release", interrupted)
+    monkeypatch.setattr(Claim, "release", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.update_message("m", append="x") if act == "write" else store.get_message("m")
     assert len(store._idle) == 1  # the connection is back
