@@ -121,15 +121,12 @@ class _Picture:
         """What is called now, and what was before."""
 
     def __enter__(self) -> _Picture:
-        if threading.current_thread() is threading.main_thread():  # to no other signals come
-            self._before = signal.getsignal(signal.SIGINT)
-            if callable(self._before):
-                self._mind(signal.SIGINT, self._interrupt, self._before)
-            for name in _SIGNALS:
-                number = getattr(signal, name, None)
-                # What is ignored stays so (nohup), and who minds it (Stops) goes on to do so.
-                if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                    self._mind(number, self._end, signal.SIG_DFL)
+        try:
+            if threading.current_thread() is threading.main_thread():  # to no other signals come
+                self._mind_signals()
+        except BaseException:  # Ctrl-C: nobody will call __exit__
+            self._mind_no_more()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -137,9 +134,7 @@ class _Picture:
             try:
                 self._stop()
             finally:
-                for number, now, before in self._minded:
-                    if signal.getsignal(number) == now:
-                        signal.signal(number, before)
+                self._mind_no_more()
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -152,9 +147,24 @@ class _Picture:
             if self._waiting:
                 self._before(*self._waiting.pop())
 
+    def _mind_signals(self) -> None:
+        self._before = signal.getsignal(signal.SIGINT)
+        if callable(self._before):
+            self._mind(signal.SIGINT, self._interrupt, self._before)
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)
+            # What is ignored stays so (nohup), and who minds it (Stops) goes on to do so.
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                self._mind(number, self._end, signal.SIG_DFL)
+
     def _mind(self, number: int, now: Any, before: Any) -> None:
-        signal.signal(number, now)
         self._minded.append((number, now, before))
+        signal.signal(number, now)
+
+    def _mind_no_more(self) -> None:
+        for number, now, before in self._minded:
+            if signal.getsignal(number) == now:
+                signal.signal(number, before)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._is_drawing and not self._waiting:

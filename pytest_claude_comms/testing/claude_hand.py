@@ -359,13 +359,14 @@ class Hand:
         """It has ended while it rested, and its runner is about to see that. Until it has, somebody
         works: with its rest ends what was due, and all might be found waiting for nothing."""
         assert self.pid is not None
+        what = None
         if self._seen_runner() is not None and not self._runner.is_over:
             self._lost = True
             what = f"the end of claude (pid {self.pid})"
-            if rest is None:
-                self.clock.outside_works(self.pid, what)
-            else:
-                rest.lose(what)
+        if rest is not None:
+            rest.lose(what)
+        elif what is not None:
+            self.clock.outside_works(self.pid, what)
 
     def _settle(self) -> None:
         """Wait until what was written has been handled, and nothing is on its way."""

@@ -24,7 +24,7 @@ These are the races, and what shuts them out:
   later than its runner has reaped it, and by then its wake-up would count as due. So another
   actor waits for the runner's word (:func:`call_at_the_end`), which comes before time goes on.
 - *The wake-up finds a process that is killed and reaped by now.* It does not declare it then; and
-  should it be reaped just after it looked, the player's thread takes that back: see ``leave``.
+  should it go just after that, its player takes back in the end what was said of it.
 """
 
 from __future__ import annotations
@@ -77,11 +77,13 @@ class Rest:
         self._decided.set()
         self._wakeup.set()
 
-    def lose(self, what: str) -> None:
-        """It has ended meanwhile. Until its runner has seen that, ``what`` goes on outside."""
+    def lose(self, what: str | None) -> None:
+        """It has ended meanwhile. Until its runner has seen that, ``what`` goes on outside; None:
+        there is no runner, or it has."""
         with self._beginning:
             self._lost = True
-            self._clock.outside_works(self._pid, what)
+            if what is not None:
+                self._clock.outside_works(self._pid, what)
 
     def _as_actor(self) -> None:
         if not self._decided.is_set():  # else it was cancelled before its turn came
@@ -95,14 +97,15 @@ class Rest:
                 return
             self._clock.outside_rests(self._pid)
         if not self._wakeup.wait(self._us, why=self._why):
-            if not self._is_alive():
-                return
-            self._clock.outside_works(self._pid, f"claude (pid {self._pid})")
-            self.over = True
+            with self._beginning:
+                if not self._is_alive():
+                    return
+                self._clock.outside_works(self._pid, f"claude (pid {self._pid})")
+                self.over = True
             self._wake()
 
     def _is_alive(self) -> bool:
-        return not self._had_runner or has_runner(self._pid)
+        return not self._lost and (not self._had_runner or has_runner(self._pid))
 
 
 def has_runner(pid: int) -> bool:

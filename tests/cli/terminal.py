@@ -133,9 +133,11 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*argv: str, cwd: Path, columns: int = 100, lines: int = 24) -> Iterator[Terminal]:
+def terminal(
+    *argv: str, cwd: Path, columns: int = 100, lines: int = 24, command: Sequence[str] = COMMAND
+) -> Iterator[Terminal]:
     """The command on a terminal; gone at the end of the block."""
-    made = Terminal(*argv, cwd=cwd, columns=columns, lines=lines)
+    made = Terminal(*argv, cwd=cwd, columns=columns, lines=lines, command=command)
     try:
         yield made
     finally:
