@@ -43,7 +43,7 @@ _ADAPTED = (
 )
 _STRANGERS = ("tests/stores/test_third_party.py",)
 _FILE = (
-    "tests/stores/sqlite/test_sqlite_life.py::test_fork",
+    "tests/stores/sqlite/test_sqlite_forks.py::test_fork",
     "tests/stores/sqlite/test_sqlite_life.py::test_left_open_is_found",
     "tests/stores/sqlite/test_sqlite_idle.py::test_an_idle_poll_reads_nothing",
     "tests/stores/sqlite/test_sqlite_busy.py::test_a_busy_store_is_waited_for_five_seconds_of_its_clock",
