@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -239,21 +239,24 @@ class SystemClock(Clock):
 
 
 class _SystemWakeup:
+    # A lock that is held until somebody sets it, and no Event: that has a lock inside, for which
+    # a signal handler that sets it in the midst of its own thread's set() would wait for ever.
+
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._unset = threading.Lock()
+        self._unset.acquire()
 
     def set(self) -> None:
-        self._event.set()
+        with suppress(RuntimeError):  # it is set already
+            self._unset.release()
 
     def wait(
         self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True
     ) -> bool:
         spans = [span for span in (timeout_us, beat_us) if span is not None]
         # Beyond threading.TIMEOUT_MAX a lock refuses; a day later the caller just looks again.
-        woken = self._event.wait(min(min(spans), 86_400 * SECOND) / SECOND if spans else None)
-        if woken:
-            self._event.clear()
-        return woken
+        span = max(0, min(*spans, 86_400 * SECOND)) / SECOND if spans else -1
+        return self._unset.acquire(timeout=span)
 
 
 class _SystemHandle:

@@ -88,8 +88,7 @@ def held_back(redaction: Redaction, text: str) -> int:
     authority = _AUTHORITY.search(text[-_LONGEST_AUTHORITY:])
     if authority is not None:  # its password may be in a script without spaces
         word = max(word, len(authority[0]))
-    unfinished = getattr(redaction.redact, "unfinished", None)
-    return max(word, unfinished(text)) if unfinished is not None else word
+    return max(word, redaction.unfinished(text, "content"))
 
 
 class RedactedStream:

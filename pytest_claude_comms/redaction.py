@@ -57,6 +57,12 @@ class Redaction:
             )
         return new
 
+    def unfinished(self, text: str, what: str) -> int:
+        """How many of the last characters of ``text`` the function's own ``unfinished`` keeps
+        back; 0 if it has none."""
+        ask = getattr(self.redact, "unfinished", None)
+        return 0 if ask is None else int(self._answer(ask, text, what, _why_no_count))
+
     def values(self, value: Any, what: str) -> Any:
         """JSON with all its text redacted, keys too. Of keys that become one the last stands."""
         if isinstance(value, str):
@@ -73,19 +79,24 @@ class Redaction:
             raise _UsesStoreError
 
     def _called(self, text: str, what: str) -> str:
+        return str.__str__(self._answer(self.redact, text, what, _why_not))
+
+    def _answer(
+        self, ask: Callable[[str], Any], text: str, what: str, why_not: Callable[[object], str]
+    ) -> Any:
         with self._marked():
             try:
-                new = self.redact(text)
+                answer = ask(text)
             except _UsesStoreError:
-                reason = f"{_name(self.redact)} uses the store that calls it, which it must not"
+                reason = "uses the store that calls it, which it must not"
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be stored
-                reason = f"{_name(self.redact)} raised {type(error).__name__}{_place(error)}"
+                reason = f"raised {type(error).__name__}{_place(error)}"
             else:
-                reason = _why_not(new, self.redact)
+                reason = why_not(answer)
                 if not reason:
-                    return str.__str__(new)
+                    return answer
         # Out of the except clause, so that the error does not carry one that may quote the text.
-        raise RedactionError(what, reason)
+        raise RedactionError(what, f"{_name(ask)} {reason}")
 
     @contextmanager
     def _marked(self) -> Iterator[None]:
@@ -97,18 +108,24 @@ class Redaction:
             self._running.discard(me)
 
 
-def _why_not(new: object, redact: Redact) -> str:
+def _why_not(new: object) -> str:
     if not isinstance(new, str):
-        return f"{_name(redact)} returned a {type(new).__name__}, not a str"
+        return f"returned a {type(new).__name__}, not a str"
     try:
         new.encode()
     except UnicodeEncodeError:
-        return f"{_name(redact)} returned a lone surrogate, which no file can hold"
+        return "returned a lone surrogate, which no file can hold"
     return ""
 
 
-def _name(redact: Redact) -> str:
-    return getattr(redact, "__qualname__", None) or type(redact).__qualname__
+def _why_no_count(count: object) -> str:
+    if isinstance(count, bool) or not isinstance(count, int):
+        return f"returned a {type(count).__name__}, not an int"
+    return "" if count >= 0 else f"returned {count}, not a number of characters"
+
+
+def _name(called: Callable[[str], Any]) -> str:
+    return getattr(called, "__qualname__", None) or type(called).__qualname__
 
 
 def _place(error: Exception) -> str:

@@ -362,10 +362,11 @@ def _too_long(seen: Evidence) -> str:
 
 
 def _all_denials(results: list[TurnResult]) -> tuple[Mapping[str, Any], ...]:
-    denials: list[Mapping[str, Any]] = []
+    denials: dict[str, Mapping[str, Any]] = {}
     for result in results:
-        denials += [each for each in result.permission_denials if each not in denials]
-    return tuple(denials)
+        for each in result.permission_denials:
+            denials.setdefault(json.dumps(each, sort_keys=True), each)
+    return tuple(denials.values())
 
 
 def _warnings(

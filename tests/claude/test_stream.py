@@ -881,6 +881,13 @@ class TestVerdict:
         outcome = read_stream([result, result, GOOD])
         assert outcome.permission_denials == (denial,)
 
+    def test_a_denial_is_told_once(self) -> None:
+        first, second = {"tool_name": "Write", "n": 1}, {"n": 2, "tool_name": "Write"}
+        more = {"subtype": "success", "is_error": False}
+        one = line("result", permission_denials=[first, second, dict(first)], **more)
+        two = line("result", permission_denials=[{"tool_name": "Write", "n": 2}], **more)
+        assert read_stream([one, two]).permission_denials == (first, second)
+
     def test_a_retry_without_a_name(self) -> None:
         retry = line("system", subtype="api_retry")
         assert read_stream([retry], intent="timeout").error == (

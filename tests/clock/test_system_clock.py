@@ -244,13 +244,13 @@ def test_what_a_clock_says_is_what_it_counts() -> None:
 
 
 def test_how_long_a_wakeup_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Event(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
+    class Lock:
+        def acquire(self, timeout: float = -1) -> bool:
             waits.append(timeout)
             return False
 
-    waits: list[float | None] = []
-    monkeypatch.setattr(threading, "Event", Event)
+    waits: list[float] = []
+    monkeypatch.setattr(threading, "Lock", Lock)
     wakeup = SystemClock().wakeup()
     monkeypatch.undo()
     for timeout_us, beat_us in (
@@ -261,9 +261,23 @@ def test_how_long_a_wakeup_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         (500, 1_000),
         (86_400_000_001, None),
         (86_399_000_000, None),
+        (-1, None),
     ):
         assert wakeup.wait(timeout_us, why="test", beat_us=beat_us) is False
-    assert waits == [None, 5.0, 0.001, 0.001, 0.0005, 86_400.0, 86_399.0]
+    assert waits == [-1, -1, 5.0, 0.001, 0.001, 0.0005, 86_400.0, 86_399.0, 0]  # -1: for ever
+
+
+def test_a_wakeup_is_set_once_however_often_and_waited_for_once() -> None:
+    wakeup = SystemClock().wakeup()
+    assert not wakeup.wait(0, why="test")
+    wakeup.set()
+    wakeup.set()
+    assert wakeup.wait(None, why="test")
+    assert not wakeup.wait(0, why="test")
+    thread = threading.Timer(0.01, wakeup.set)
+    thread.start()
+    assert wakeup.wait(None, why="test")
+    thread.join()
 
 
 def test_the_pauses_of_a_backoff_double_and_end_with_its_patience(

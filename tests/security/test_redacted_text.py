@@ -308,6 +308,34 @@ def test_a_stream_that_begins_anew_comes_to_what_it_began_with(
     assert stored == REDACT("".join(pieces))
 
 
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        (KeyError(SECRET), r"unfinished raised KeyError( at .*)?$"),
+        (None, "unfinished returned a NoneType, not an int"),
+        (True, "unfinished returned a bool, not an int"),
+        (-1, "unfinished returned -1, not a number of characters"),
+    ],
+)
+def test_an_unfinished_that_does_not_say_how_much_says_nothing_of_the_text(
+    answers: object, reason: str
+) -> None:
+    class Redactor:
+        def __call__(self, text: str) -> str:
+            return text
+
+        def unfinished(self, text: str) -> object:
+            if isinstance(answers, Exception):
+                raise answers
+            return answers
+
+    stream = RedactedStream(Redaction(Redactor()))
+    with pytest.raises(RedactionError, match=reason) as caught:
+        stream.edit(f"the pass is {SECRET[:4]}")
+    assert SECRET[:4] not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
 def test_whenever_a_function_fails_the_error_says_what_it_was_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ConversationStore, open_store
+from pytest_claude_comms import ConversationStore, clock, open_store
 from pytest_claude_comms.stores import core, memory
 from pytest_claude_comms.stores.files import FileLock
 
-_FOLDER = str(Path(core.__file__).parent)
+_TRACED = (str(Path(core.__file__).parent), clock.__file__, threading.__file__)
 _PATIENCE = 60.0
 _REFUSALS = ("this thread is in the midst of another call of", "this thread holds the lock ")
 
 
 class Handler:
-    """Calls ``act`` before a line of a store's own code."""
+    """Calls ``act`` before a line of a store's own code, or of who is told of its commits."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self._act = act
@@ -45,7 +45,7 @@ class Handler:
         return self._left == 0
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
-        if not frame.f_code.co_filename.startswith(_FOLDER):
+        if not frame.f_code.co_filename.startswith(_TRACED):
             return None
         if event == "line":
             self._left -= 1
@@ -102,7 +102,7 @@ def _interrupt_every_line(store: ConversationStore, goes_on: str, comes: str) ->
     store.create_thread(thread_id="t")
     for message_id in ("m", "n"):
         store.add_message("t", "a", status="pending", message_id=message_id)
-    store.subscribe(lambda: None)
+    store.subscribe(store.clock.wakeup().set)  # as a poller does
     calls: dict[str, Callable[[], object]] = {
         "get_message": lambda: store.get_message("m"),
         "update_message": lambda: store.update_message("m", append="x"),
