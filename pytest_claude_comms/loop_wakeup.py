@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from .clock import SECOND, Why
 
@@ -19,8 +18,10 @@ class LoopWakeup:
     def set(self) -> None:
         """End the present wait, or the next one. From any thread."""
         self._set = True
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        try:
             self.loop.call_soon_threadsafe(self._resume)
+        except RuntimeError:  # the loop is closed: nobody waits any more, nor is to be kept for it
+            self._waiting = None
 
     async def wait(
         self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True

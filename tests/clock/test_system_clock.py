@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -413,3 +414,28 @@ def test_a_set_after_the_end_of_its_loop_harms_nobody() -> None:
 def test_without_a_loop_there_is_no_such_signal() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         SystemClock().async_wakeup()
+
+
+def test_who_waited_in_a_loop_that_is_closed_is_let_go() -> None:
+    let_go: list[str] = []
+    wakeups = []
+
+    async def waits() -> None:
+        wakeups.append(SystemClock().async_wakeup())
+        try:
+            await wakeups[0].wait(None, why="test")
+        finally:
+            let_go.append("the waiter")
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # a task that is pending at its end
+    task = loop.create_task(waits())
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    del task
+    gc.collect()
+    assert not let_go
+    wakeups[0].set()
+    gc.collect()
+    assert let_go == ["the waiter"]
