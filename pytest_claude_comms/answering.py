@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -23,6 +24,7 @@ from .errors import (
     StoreError,
 )
 from .following import Follower
+from .records import Message
 from .redacted_text import Edit, RedactedStream
 from .redaction import redaction_of
 from .status import MessageStatus
@@ -63,11 +65,14 @@ class Answering:
         message_id: str,
         make_process: Callable[[Callable[[], object]], ClaudeProcess],
         *,
+        began_us: int,
         stall_us: int | None,
         timeout_us: int | None,
         grace_us: int,
         on_update: Callable[[StreamUpdate], object] | None = None,
     ) -> None:
+        # Its deadlines count from ``began_us``, before the message was stored: what storing it
+        # took must not make them later than the message's own.
         self.store = store
         self.message_id = message_id
         self.outcome: StreamOutcome | None = None
@@ -88,8 +93,7 @@ class Answering:
         self._linger_us = max(grace_us, _LEAST_LINGER_US)
         if stall_us is not None:  # a run that has answered must not be found dead
             self._linger_us = min(self._linger_us, stall_us // 4)
-        now_us = self._clock.monotonic_us()
-        self._deadline_us = None if timeout_us is None else now_us + timeout_us
+        self._deadline_us = None if timeout_us is None else began_us + timeout_us
         self._was_done = False
         self._lingers_until_us: int | None = None
         self._kill_at_us: int | None = None
@@ -108,11 +112,20 @@ class Answering:
         self._replaces = False
         """Whether ``_text`` is to stand in the place of what is stored."""
         self._signs = 0
+        self._sign_due_us: int | None = None
+        """When to store a sign of life for what has come; None if nothing came since a change."""
         self._retries = 0
-        self._stored_at_us = now_us
+        self._stored_at_us = began_us
+        """When the message last changed, or a little before that."""
+        self._revision = self._tracker.revision
+        self._content = ""
+        """The message's text as last stored."""
         self._finished: dict[Signal, None] = {}
         self._over = False
+        self._settled = False
+        """Whether the store has taken how it ended."""
         self._failure: BaseException | None = None
+        self._thread: int | None = None
         self._started = False
         self._starting = self._clock.wakeup()
 
@@ -123,11 +136,36 @@ class Answering:
         """Whether the run has ended and the message has all that came of it."""
         return self._over
 
+    @property
+    def lost(self) -> bool:
+        """Whether the run is over and could not say so to its message: see ``settle_lost``."""
+        return self._over and not self._settled
+
+    @property
+    def is_on_my_thread(self) -> bool:
+        """Whether the run itself asks: ``on_update`` does."""
+        # Of one that is over the system may have given the number to another thread.
+        return not self._over and self._thread == threading.get_ident()
+
     def tell_when_over(self, signal: Signal) -> None:
         """Set ``signal`` at the end, or now if that has come."""
         self._finished[signal] = None
         if self._over:
             signal.set()
+
+    def forget(self, signal: Signal) -> None:
+        """Take back ``tell_when_over``."""
+        self._finished.pop(signal, None)
+
+    def settle_lost(self) -> None:
+        """Let the message of a run that was lost be ``failed``, if nothing has ended it: nobody
+        will write to it any more, and who waits for it may wait without a limit."""
+        with suppress(InvalidTransition):
+            try:
+                why = f"the run was lost: {self._failure}"
+                self.store.update_message(self.message_id, status="failed", error=why)
+            except (RedactionError, ValueError):  # the words are refused; the status is not
+                self.store.update_message(self.message_id, status="failed")
 
     def cancel(self, reason: str | None = None) -> None:
         """End the run, and let its message be ``cancelled`` if nothing has ended it, with all the
@@ -163,27 +201,27 @@ class Answering:
 
     def run(self) -> None:
         """The whole of it. The CLI's death is tied to this thread where the system can do so."""
+        self._thread = threading.get_ident()
         forget = self.store.subscribe(self._wakeup.set)
         resources.register(self)
         try:
             self._run()
+            self._settled = True
         except ClaudeError as error:
             self._failure = error
             self._store_last(status=MessageStatus.FAILED, error=str(error))
+            self._settled = True
         except StoreClosed as error:
             self._failure = RunAbandoned(self._left_running("its store was closed"))
             raise self._failure from error
         except Exception as error:
             self._failure = error
-            # Nobody will write to it any more, and who waits for it may wait without a limit.
-            why = f"the run was lost: {error}"
             with suppress(Exception):
-                try:
-                    self.store.update_message(self.message_id, status="failed", error=why)
-                except RedactionError:
-                    self.store.update_message(self.message_id, status="failed")
+                self.settle_lost()
+                self._settled = True
             raise
-        except BaseException:  # the fake clock on which it ran is closed: the test is over
+        except BaseException as error:  # the fake clock on which it ran is closed: the test is over
+            self._failure = error
             self._clock.unhandled(
                 RunAbandoned(self._left_running("its clock was closed")), "Answering.run"
             )
@@ -229,13 +267,8 @@ class Answering:
             self._conclude(process)
 
     def _span_us(self) -> int | None:
-        spans = []
-        if self._flush_at_us is not None:
-            spans.append(self._flush_at_us - self._clock.monotonic_us())
-        ends = (self._lingers_until_us, self._kill_at_us)
-        spans += [
-            until_us - self._clock.monotonic_us() for until_us in ends if until_us is not None
-        ]
+        due = (self._flush_at_us, self._sign_due_us, self._lingers_until_us, self._kill_at_us)
+        spans = [due_us - self._clock.monotonic_us() for due_us in due if due_us is not None]
         deadline_us = self._follower.span_us()
         if deadline_us is not None and not self._tracker.is_terminal:
             spans.append(deadline_us)
@@ -288,11 +321,18 @@ class Answering:
         if self._was_done:
             now_us = self._clock.monotonic_us()
             linger_us = self._linger_us
-            if self._deadline_us is not None:
-                left_us = max(0, self._deadline_us - now_us)
+            left_us = self._left_us(now_us)
+            if left_us is not None:
                 linger_us = min(linger_us, left_us // 2)
                 self._kill_at_us = now_us + left_us * 3 // 4
             self._lingers_until_us = now_us + linger_us
+
+    def _left_us(self, now_us: int) -> int | None:
+        """How long the message has until a deadline of its own, if nothing changes it."""
+        ends = [] if self._deadline_us is None else [self._deadline_us]
+        if self._stall_us is not None:
+            ends.append(self._stored_at_us + self._stall_us)
+        return max(0, min(ends) - now_us) if ends else None
 
     def _end_if_it_lingers(self, process: ClaudeProcess) -> None:
         now_us = self._clock.monotonic_us()
@@ -335,7 +375,8 @@ class Answering:
         if self._on_update is not None and not self._tracker.is_terminal:
             try:
                 self._on_update(update)
-            except Exception as error:  # noqa: BLE001 - who looks on must not end the run
+            # Who looks on must not end the run, and pytest.fail() is no Exception.
+            except BaseException as error:  # noqa: BLE001
                 self._clock.unhandled(error, "on_update")
 
     def _take_text(self, update: StreamUpdate) -> None:
@@ -368,18 +409,31 @@ class Answering:
         return min(now_us + FLUSH_US, near_us, max(self._deadline_us, now_us))
 
     def _show_life(self) -> None:
-        # A tool that runs for minutes prints no text, and some lines change nothing; the stall
-        # limit is for a run that is dead. Called before what came is read, so that what is stored
-        # does not depend on how the pipe cut it.
-        if self._stall_us is not None:
-            silent_us = self._clock.monotonic_us() - self._stored_at_us
-            if 2 * silent_us >= self._stall_us:
-                self._signs += 1
-                self._store(metadata={"signs_of_life": self._signs})
+        """Note that something came, and when to store that, unless a change is stored before.
+
+        A tool that runs for minutes prints no text, and some lines change nothing; the stall limit
+        is for a run that is dead. The message counts it from its last change, so after each line
+        there has to be one: at once if the last is a quarter of the limit ago, else when it is.
+        Silence thus never ends a run before the limit, nor later than a quarter of it after that.
+        """
+        # Called before what came is read, and a change of this very instant counts, so that what
+        # is stored does not depend on how the pipe cut it.
+        if self._stall_us is not None and self._sign_due_us is None:
+            now_us = self._clock.monotonic_us()
+            if now_us > self._stored_at_us:
+                self._sign_due_us = max(now_us, self._stored_at_us + self._stall_us // 4)
+        self._show_sign_if_due()
+
+    def _show_sign_if_due(self) -> None:
+        if self._sign_due_us is not None and self._clock.monotonic_us() >= self._sign_due_us:
+            self._sign_due_us = None
+            self._signs += 1
+            self._flush(metadata={"signs_of_life": self._signs})
 
     # -- what is stored
 
     def _flush_if_due(self) -> None:
+        self._show_sign_if_due()
         if self._flush_at_us is not None and self._clock.monotonic_us() >= self._flush_at_us:
             self._flush()
 
@@ -407,7 +461,6 @@ class Answering:
             return
         try:
             self._write(**changes)
-            self._stored_at_us = self._clock.monotonic_us()
         except InvalidTransition:
             # Its deadline, or somebody who cancelled it. The next look ends the run.
             self._look()
@@ -442,11 +495,21 @@ class Answering:
         # Only the run knows what came of it, so a store in trouble is asked for a minute.
         until_us = self._clock.monotonic_us() + _PATIENCE_US
         trouble = self._clock.wakeup()
+        began_us, unsure = self._clock.monotonic_us(), False
         while True:
             try:
-                self.store.update_message(self.message_id, **changes)
+                if unsure:
+                    # Only the run writes text to it: other text than before is what was added.
+                    found = self.store.get_message(self.message_id)
+                    unsure = False
+                    if found.content != self._content:
+                        del changes["append"]
+                        self._note_stored(found, began_us)
+                began_us = self._clock.monotonic_us()
+                self._note_stored(self.store.update_message(self.message_id, **changes), began_us)
                 return
             except StoreError as error:
+                unsure = unsure or (error.outcome == "unknown" and "append" in changes)
                 if not error.transient or self._clock.monotonic_us() >= until_us:
                     raise
                 # It beats: fake time stands still until what the CLI wrote has been stored.
@@ -454,6 +517,13 @@ class Answering:
                     SECOND, why=f"a store in trouble: {error}", beat_us=_BEAT_US, notified=False
                 )
                 self._end_if_given_up()
+
+    def _note_stored(self, message: Message, at_us: int) -> None:
+        self._content = message.content
+        if message.revision != self._revision:  # what changes nothing is no sign of life
+            self._revision = message.revision
+            self._stored_at_us = at_us
+            self._sign_due_us = None
 
     def _end_if_given_up(self) -> None:
         """What needs no store: who asked has given up, or the time is up."""

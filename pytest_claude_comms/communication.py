@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from .answering import Answering
@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 
 _PROMPT = "question"
 _ANSWER = "answer"
+
+
+class _Lost(Exception):
+    """The run is over and its message still open."""
+
+
+class _LostSignal:
+    """Set when a run is over: ends a poller's waits if the run could not end its message."""
+
+    def __init__(self, answering: Answering, poller: MessagePoller) -> None:
+        self._answering = answering
+        self._follower = poller._follower
+
+    def set(self) -> None:
+        if self._answering.lost:
+            self._follower.die(_Lost())
 
 
 class Reply:
@@ -57,18 +73,25 @@ class Reply:
     def wait(self, timeout: float | None = None) -> Reply:
         """Wait for the end, of the message and of the run; returns itself.
 
-        Raises WaitTimeout after ``timeout`` seconds, and lets them go on.
+        Raises WaitTimeout after ``timeout`` seconds, and lets them go on; RuntimeError in
+        ``on_update``: it would wait for itself.
         """
         __tracebackhide__ = True
+        self._refuse_on_its_thread("wait")
         for left in self._left(timeout):
-            try:
-                MessagePoller(self._store).wait(self._answering.message_id, left)
-                break
-            except WaitTimeout as error:
-                self._explain(error)
-                raise
-            except HistoryGone as gone:
-                self._raise_unless_trimmed(gone)
+            poller = MessagePoller(self._store)
+            with self._unless_lost(poller):
+                try:
+                    poller.wait(self._answering.message_id, left)
+                    break
+                except WaitTimeout as error:
+                    self._explain(error)
+                    raise
+                except HistoryGone as gone:
+                    self._raise_unless_trimmed(gone)
+                except _Lost:
+                    break
+        self._settle_if_lost()
         # What is left is the end of the process, and that is bounded.
         self._runner.join()
         return self
@@ -80,6 +103,27 @@ class Reply:
         yield timeout
         while True:
             yield None if timeout is None else max(0.0, timeout - (clock.monotonic() - began))
+
+    @contextmanager
+    def _unless_lost(self, poller: MessagePoller) -> Iterator[None]:
+        """Let the poller's wait end with _Lost when nobody will end the message any more."""
+        signal = _LostSignal(self._answering, poller)
+        self._answering.tell_when_over(signal)
+        try:
+            yield
+        finally:
+            self._answering.forget(signal)
+
+    def _settle_if_lost(self) -> None:
+        if self._answering.lost:
+            self._answering.settle_lost()
+
+    def _refuse_on_its_thread(self, what: str) -> None:
+        if self._answering.is_on_my_thread:
+            raise RuntimeError(
+                f"{what}() in on_update would wait for the run that calls on_update; return from "
+                "it first, or end the run with cancel()"
+            )
 
     def _raise_unless_trimmed(self, gone: HistoryGone) -> None:
         # Trimmed, the history still has what the answer has come to; else it is another store.
@@ -94,9 +138,12 @@ class Reply:
         """Make the answer ``cancelled`` and end the run; returns the answer.
 
         Returns when the process and what it started are gone. The answer keeps all the text that
-        came; one that has ended already stays what it is.
+        came; one that has ended already stays what it is. In ``on_update`` it returns at once:
+        the run ends when that has returned.
         """
         self._answering.cancel()  # the run itself: it may have text that is not stored yet
+        if self._answering.is_on_my_thread:
+            return self.answer
         self._runner.join()
         return self._cancelled()
 
@@ -116,21 +163,29 @@ class Reply:
 
     async def wait_async(self, timeout: float | None = None) -> Reply:
         """As ``wait``, for asyncio. Cancelling the task that awaits it leaves the run alone."""
+        self._refuse_on_its_thread("wait_async")
         for left in self._left(timeout):
-            try:
-                await MessagePoller(self._store).wait_async(self._answering.message_id, left)
-                break
-            except WaitTimeout as error:
-                self._explain(error)
-                raise
-            except HistoryGone as gone:
-                self._raise_unless_trimmed(gone)
+            poller = MessagePoller(self._store)
+            with self._unless_lost(poller):
+                try:
+                    await poller.wait_async(self._answering.message_id, left)
+                    break
+                except WaitTimeout as error:
+                    self._explain(error)
+                    raise
+                except HistoryGone as gone:
+                    self._raise_unless_trimmed(gone)
+                except _Lost:
+                    break
+        self._settle_if_lost()
         await self._ended_async()
         return self
 
     async def cancel_async(self) -> Message:
         """As ``cancel``, for asyncio."""
         self._answering.cancel()
+        if self._answering.is_on_my_thread:
+            return self.answer
         await self._ended_async()
         return self._cancelled()
 
@@ -142,8 +197,11 @@ class Reply:
     async def _ended_async(self) -> None:
         wakeup = self._store.clock.async_wakeup()
         self._answering.tell_when_over(wakeup)
-        while not self._answering.over:
-            await wakeup.wait(None, why="the end of Claude's process")
+        try:
+            while not self._answering.over:
+                await wakeup.wait(None, why="the end of Claude's process")
+        finally:
+            self._answering.forget(wakeup)
 
     def __repr__(self) -> str:
         return f"<Reply {self._answering.message_id!r} in thread {self.thread_id!r}>"
@@ -185,9 +243,10 @@ def ask_module(
     The question becomes a message of ``questioner``, the answer one of the responder (named as
     its directory), in a new thread or in ``thread``. The CLI runs in that directory and its text
     streams into the answer, whose status follows the run. ``timeout`` (seconds from now) and
-    ``stall_timeout`` (seconds without any sign of life) are the answer's own deadlines; when one
-    passes, or when anybody sets the answer ``cancelled``, the run is ended: SIGTERM, ``grace``
-    seconds, SIGKILL, then everything that it started.
+    ``stall_timeout`` (seconds after the CLI's last line; it may take up to a quarter more until it
+    passes) are the answer's own deadlines; when one passes, or when anybody sets the answer
+    ``cancelled``, the run is ended: SIGTERM, ``grace`` seconds, SIGKILL, then everything that it
+    started.
 
     ``wait=False`` returns once the question is stored and Claude has started (a scripted one on a
     fake clock: when it first waits, or has ended). ``resume`` goes on with a session
@@ -195,6 +254,8 @@ def ask_module(
     :func:`~pytest_claude_comms.claude.command.build_environment` describes. What the run cost and
     used is in the answer's metadata. ``on_update`` gets each step of the run, as it comes, on the
     run's own thread, which it should not hold up: what tool is used, say, which no message keeps.
+    What it raises, ``pytest.fail()`` too, is reported and does not end the run; ``reply.cancel()``
+    in it does.
 
     Raises ClaudeNotFound and ModuleDirectoryNotFound before anything is stored, another
     ClaudeError if the CLI cannot be started (the answer is ``failed`` then), StoreError. A run
@@ -260,6 +321,7 @@ def ask_module(
     reply: Reply | None = None
     answering: Answering | None = None
     try:
+        began_us = store.clock.monotonic_us()
         store.add_message(
             thread_id,
             name,
@@ -278,6 +340,7 @@ def ask_module(
             store,
             answer_id,
             make_process,
+            began_us=began_us,
             stall_us=stall_us,
             timeout_us=timeout_us,
             grace_us=grace_us,

@@ -55,6 +55,8 @@ WITHHELD: Final = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT
 """What a session of the CLI tells the programs that it starts about itself; a run that such a
 program starts is another one."""
 
+_NO_CURRENT: Final = "the current directory, from which its path is taken, is gone"
+
 _OURS: Final = ("-p", "--print", "--output-format", "--input-format", "--")
 
 
@@ -160,7 +162,10 @@ def find_cli(command: str, environ: Mapping[str, str]) -> str:
     Raises :class:`~pytest_claude_comms.ClaudeNotFound`.
     """
     if os.path.dirname(command):
-        path = os.path.abspath(command)
+        try:
+            path = os.path.abspath(command)
+        except FileNotFoundError:
+            raise ClaudeNotFound(command, _NO_CURRENT) from None
         if shutil.which(path):
             return path
         raise ClaudeNotFound(command, _why_not(path))
@@ -176,7 +181,10 @@ def find_cli(command: str, environ: Mapping[str, str]) -> str:
 
 def find_directory(cwd: str | os.PathLike[str]) -> str:
     """``cwd`` as an absolute path. Raises :class:`~pytest_claude_comms.ModuleDirectoryNotFound`."""
-    path = os.path.abspath(os.fspath(cwd))
+    try:
+        path = os.path.abspath(os.fspath(cwd))
+    except FileNotFoundError:
+        raise ModuleDirectoryNotFound(os.fspath(cwd), f"cannot be found: {_NO_CURRENT}") from None
     if not os.path.isdir(path):
         raise ModuleDirectoryNotFound(
             path, "is not a directory" if os.path.lexists(path) else "does not exist"
