@@ -30,9 +30,6 @@ class Child:
     Raises ClaudeNotFound or ModuleDirectoryNotFound.
     """
 
-    popen: subprocess.Popen[bytes]
-    pid: int
-
     def __init__(
         self, command: Sequence[str], cwd: str | os.PathLike[str], env: Mapping[str, str]
     ) -> None:
@@ -41,8 +38,12 @@ class Child:
         self._env = env
         self.token = uuid.uuid4().hex
         """What its descendants bear, and their descendants."""
+        self._popen: subprocess.Popen[bytes] | None = None
+        self.has_exited = False
+        """Whether it has exited and been reaped."""
         self.exit_code: int | None = None
-        """As ``Popen.returncode``; None until it has been reaped."""
+        """As ``Popen.returncode``; None until then, and after it if nobody can know: somebody else
+        in this process reaped it, or the system did, as it does where SIGCHLD is ignored."""
         self._lock = threading.Lock()
         """Held while it is reaped or signalled: its number, its group's too, is then its own."""
         self._relatives: set[descendants.Relative] = set()
@@ -53,7 +54,7 @@ class Child:
         Raises as the class does, and ClaudeError for what else the system refuses.
         """
         try:
-            self.popen = subprocess.Popen(
+            self._popen = subprocess.Popen(
                 self._argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -65,9 +66,31 @@ class Child:
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except OSError as error:
-            raise _refused(error, self._argv, self._directory) from error
-        self.pid = self.popen.pid
+            raise self.refused(error) from error
+        except BaseException:
+            # Ctrl-C inside Popen: it may run, and nobody has its number.
+            if not IS_WINDOWS:
+                with suppress(OSError):  # no free descriptor; its stdin ends, and so does it
+                    descendants.kill(descendants.find(None, self.token))
+            raise
         descendants.mark_limit(self.pid, self.token)
+
+    def refused(self, error: OSError) -> ClaudeError:
+        """What to raise for what the system has refused."""
+        return _refused(error, self._argv, self._directory)
+
+    @property
+    def was_started(self) -> bool:
+        return self._popen is not None
+
+    @property
+    def popen(self) -> subprocess.Popen[bytes]:
+        assert self._popen is not None
+        return self._popen
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
 
     @property
     def pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
@@ -79,16 +102,28 @@ class Child:
         return stdin, stdout, stderr
 
     def await_exit(self) -> None:
-        """Wait, really, until it has exited, and reap it."""
+        """Wait, really, until it has exited, and reap it. Waiting again changes nothing."""
+        code = self._await_code()
+        with self._lock:
+            if not self.has_exited:
+                self.exit_code = code
+                self.has_exited = True
+            self.popen.wait()
+
+    def _await_code(self) -> int | None:
         # Where there is no waitid (Windows, macOS before 3.13) it is reaped before the lock is
         # held; elsewhere it is left a zombie until then, and its number is nobody else's.
-        if hasattr(os, "waitid"):
-            with suppress(ChildProcessError):  # somebody else in this process reaped it
-                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        else:
-            self.popen.wait()
-        with self._lock:
-            self.exit_code = self.popen.wait()
+        if IS_WINDOWS:
+            return self.popen.wait()
+        # Not by Popen, for which a child that it cannot wait for has exited with 0.
+        try:
+            if not hasattr(os, "waitid"):
+                return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        assert found is not None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def signal(self, number: int, before: Callable[[], object]) -> None:
         """Send a signal to it and its group, if it has not exited; ``before`` is called first.
@@ -97,7 +132,7 @@ class Child:
         family with it. The signal is sent even if nobody can be looked up.
         """
         with self._lock:
-            if self.exit_code is not None:
+            if self.has_exited:
                 return
             try:
                 before()

@@ -49,21 +49,25 @@ _forking = threading.RLock()
 
 
 class Lifeline:
-    """Ends the process group ``pid`` and all that bear ``token`` when this process dies.
-
-    To be made within ``no_fork()``, as all whose end of a pipe is to be held.
+    """Ends a process group and all that bear ``token`` when this process dies.
 
     ``grace`` is how many seconds they have from SIGTERM to SIGKILL. Where there is no /bin/sh it
     does nothing.
     """
 
-    def __init__(self, pid: int, token: str, grace: float) -> None:
+    def __init__(self, token: str, grace: float) -> None:
+        self._token = token
+        self._grace = grace
         self._shell: subprocess.Popen[bytes] | None = None
+
+    def tie(self, pid: int) -> None:
+        """To the group ``pid``, within ``no_fork()``, as all whose end of a pipe is to be held."""
         if os.name != "posix":
             return
-        mark = f"{RUN_MARK}=[^[:cntrl:]]*{token}"  # the NUL that ends a variable is such a one
-        limit = f"^Max realtime timeout  *{descendants.limit_of(token)} "
-        words = [str(pid), mark, str(math.ceil(grace)), limit]
+        # The NUL that ends a variable is a control character.
+        mark = f"{RUN_MARK}=[^[:cntrl:]]*{self._token}"
+        limit = f"^Max realtime timeout  *{descendants.limit_of(self._token)} "
+        words = [str(pid), mark, str(math.ceil(self._grace)), limit]
         try:
             # A session of its own: what ends the runner's group must not end this.
             self._shell = subprocess.Popen(
@@ -82,13 +86,14 @@ class Lifeline:
         hold(self._shell.stdin)
 
     def cut(self) -> None:
-        """The run is over: end the shell, which then does nothing."""
-        shell, self._shell = self._shell, None
+        """The run is over: end the shell, which then does nothing. Cutting twice is allowed."""
+        shell = self._shell
         if shell is None or shell.stdin is None:
             return
         shell.kill()  # before its pipe ends
         shell.wait()
         let_go(shell.stdin)
+        self._shell = None  # last: one that is forgotten alive ends whoever has the number later
 
 
 def no_fork() -> AbstractContextManager[object]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import os
 import select
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,22 +35,28 @@ class Stop:
     """Calls off what the threads wait for, all at once."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe() if _CAN_POLL else (-1, -1)
+        self._read = self._write = -1
+
+    def open(self) -> None:
+        """Before a thread waits. Raises OSError if no descriptor is free."""
+        if _CAN_POLL:
+            self._read, self._write = os.pipe()
 
     def set(self) -> None:
-        """From now on no thread waits. Setting twice is allowed."""
+        """From now on no thread waits. Setting twice is allowed, after an interrupt too."""
         if self._write >= 0:
             # A fork of this process may have this end too: then to close it says nothing.
             os.write(self._write, b"!")
-            os.close(self._write)
-            self._write = -1
+            # Forgotten first: once it is closed the number may be somebody else's.
+            write, self._write = self._write, -1
+            os.close(write)
 
     def close(self) -> None:
         """After the threads have ended."""
         self.set()
         if self._read >= 0:
-            os.close(self._read)
-            self._read = -1
+            read, self._read = self._read, -1
+            os.close(read)
 
     def wait(self, fd: int, event: int) -> bool:
         """Until ``event`` on ``fd``, or its end; False if called off before."""
@@ -57,6 +64,41 @@ class Stop:
         poller.register(fd, event)
         poller.register(self._read, select.POLLIN)
         return any(ready == fd for ready, _ in poller.poll())
+
+
+class Worker:
+    """A thread that can be called off until it has begun.
+
+    What a signal's handler raises inside ``Thread.start()`` leaves open whether the thread will
+    run, and when.
+    """
+
+    def __init__(self, target: Callable[[], object], name: str) -> None:
+        self._target = target
+        self._owner: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._is_for("thread")
+
+    def call_off(self) -> bool:
+        """Whether it has not begun, and never will. Nor does it if it is asked again."""
+        return self._is_for("caller")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, if it was not called off; whether it has."""
+        if not self.call_off():
+            self._thread.join(timeout)
+            return not self._thread.is_alive()
+        return True
+
+    def _is_for(self, asker: str) -> bool:
+        return self._owner.setdefault("owner", asker) == asker  # one step for any other thread
+
+    def _run(self) -> None:
+        if self._is_for("thread"):
+            self._target()
 
 
 class PipeReader:
@@ -79,7 +121,7 @@ class PipeReader:
         """Held from a read until what it gave is kept: two readers keep the order."""
         self.at_end = False
         """Whether all who had the other end open have closed it, and all is read."""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._worker = Worker(self._run, name)
         if _CAN_POLL:
             os.set_blocking(self._fd, False)
 
@@ -93,7 +135,7 @@ class PipeReader:
             fcntl.fcntl(self._fd, _F_SETPIPE_SZ, _WIDE)
 
     def start(self) -> None:
-        self._thread.start()
+        self._worker.start()
 
     def drain(self) -> bool:
         """After the child's exit: keep all that it wrote, and say whether that is the end of the
@@ -105,7 +147,7 @@ class PipeReader:
         if self._pipe.closed:
             return self.at_end
         if not _CAN_POLL:
-            self._thread.join(_PATIENCE)
+            self._worker.join(_PATIENCE)
             return self.at_end
         left = self._waiting()
         while left >= 0:
@@ -117,9 +159,8 @@ class PipeReader:
 
     def close(self) -> None:
         """After ``stop.set()``."""
-        if self._thread.ident is not None:
-            self._thread.join(None if _CAN_POLL else _PATIENCE)
-        if not self._thread.is_alive():  # to close it under a blocked read would block too
+        # To close it under a blocked read would block too.
+        if self._worker.join(None if _CAN_POLL else _PATIENCE):
             self._pipe.close()
 
     def _run(self) -> None:
@@ -159,22 +200,24 @@ class PipeWriter:
         self._fd = pipe.fileno()
         self._stop = stop
         self._data = data
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._worker = Worker(self._run, name)
         if _CAN_POLL:
             os.set_blocking(self._fd, False)
         hold(pipe)
 
     def start(self) -> None:
-        self._thread.start()
+        self._worker.start()
 
     def close(self) -> None:
         """After ``stop.set()``."""
-        if self._thread.ident is not None:
-            self._thread.join(None if _CAN_POLL else _PATIENCE)
-        if not self._thread.is_alive():
+        if self._worker.join(None if _CAN_POLL else _PATIENCE):
             let_go(self._pipe)
 
     def _run(self) -> None:
+        # A program may have given SIGPIPE its default back, as filters do: a child that leaves the
+        # prompt unread would then end this process. It is sent to the thread that writes.
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
         left = memoryview(self._data)
         # A child that closes its stdin or ends does not want the rest: that is no error.
         with suppress(OSError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from .. import resources
@@ -13,7 +13,7 @@ from ..clock import SECOND, Clock, SystemClock, Wakeup, seconds_to_us
 from .child import FOR_CERTAIN, GENTLY, Child
 from .lifeline import Lifeline, no_fork
 from .outcome import Intent, check_intent
-from .pipes import PipeReader, PipeWriter, Stop
+from .pipes import PipeReader, PipeWriter, Stop, Worker
 
 __all__ = ["ClaudeProcess", "running"]
 
@@ -130,7 +130,8 @@ class ClaudeProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """As ``Popen.returncode``, negative for a signal; None while it runs."""
+        """Negative for a signal, as ``Popen.returncode``; None while it runs, and for good if it
+        was not this that reaped it: where a program ignores SIGCHLD, the system does."""
         return None if self._child is None else self._child.exit_code
 
     @property
@@ -218,38 +219,48 @@ class ClaudeProcess:
         Raises :class:`~pytest_claude_comms.errors.ClaudeNotFound`,
         :class:`~pytest_claude_comms.errors.ModuleDirectoryNotFound`, ``ClaudeError`` for what
         else the system refuses (no permission, arguments too long, no more processes),
-        RuntimeError if it was started before.
+        RuntimeError if it was started before. Whatever it raises, Ctrl-C too, no process is left.
         """
         if self._child is not None:
             raise RuntimeError("this run has been started already")
         child = Child(self.command, self.cwd, self._env)
         self._exited, self._hurry = self._clock.wakeup(), self._clock.wakeup()
-        stop = Stop()
-        with no_fork():
-            try:
-                child.start()
-            except BaseException:
-                stop.close()
-                raise
-            self._child, self._stop = child, stop
-            name = f"claude-comms claude {child.pid}"
-            stdin, stdout, stderr = child.pipes
-            at_end = self._hurry.set
-            self._out = PipeReader(stdout, stop, self._keep_stdout, at_end, f"{name} stdout")
-            self._err = PipeReader(stderr, stop, self._keep_stderr, at_end, f"{name} stderr")
-            self._in = PipeWriter(stdin, stop, self._prompt, f"{name} stdin")
-            # Before the prompt: a CLI that nobody would end must have nothing to do.
-            self._lifeline = Lifeline(child.pid, child.token, self._grace_us / SECOND)
-        self._watcher = threading.Thread(target=self._watch, name=name, daemon=True)
-        self._clock.outside_works(child.pid, self._works)
-        _running[child.pid] = self
-        resources.register(self)
+        self._lifeline = Lifeline(child.token, self._grace_us / SECOND)
+        self._stop = Stop()
         try:
+            try:
+                self._stop.open()
+            except OSError as error:
+                raise child.refused(error) from error
+            with no_fork():
+                child.start()
+                self._adopt(child)
+                # Before the prompt: a CLI that nobody would end must have nothing to do.
+                self._lifeline.tie(child.pid)
+            self._clock.outside_works(child.pid, self._works)
+            _running[child.pid] = self
+            resources.register(self)
             for thread in (self._out, self._err, self._in, self._watcher):
                 thread.start()
-        except BaseException:  # no thread to be had, or Ctrl-C
+        except BaseException:  # it was refused, no thread is to be had, or Ctrl-C
+            if not child.was_started:
+                self._stop.close()
+                raise
+            if self._child is None:
+                self._adopt(child)
             self.kill()
             raise
+
+    def _adopt(self, child: Child) -> None:
+        """Make what serves it, and only then call it ours: ``kill()`` needs all of that."""
+        name = f"claude-comms claude {child.pid}"
+        stdin, stdout, stderr = child.pipes
+        stop, at_end = self._stop, self._hurry.set
+        self._out = PipeReader(stdout, stop, self._keep_stdout, at_end, f"{name} stdout")
+        self._err = PipeReader(stderr, stop, self._keep_stderr, at_end, f"{name} stderr")
+        self._in = PipeWriter(stdin, stop, self._prompt, f"{name} stdin")
+        self._watcher = Worker(self._watch, name)
+        self._child = child
 
     def _started(self) -> Child:
         if self._child is None:
@@ -267,11 +278,11 @@ class ClaudeProcess:
         unknown intent, RuntimeError before ``start()``.
         """
         check_intent(intent)
-        if not self._claim(intent):
-            return
+        self._started()
         try:
-            self._clock.spawn(self._end_gently)
-        except BaseException:  # a fake clock that has stopped: nobody could wait for the grace
+            if self._claim(intent):
+                self._clock.spawn(self._end_gently)
+        except BaseException:  # Ctrl-C, or a fake clock that has stopped: who would do the rest?
             self.kill()
             raise
 
@@ -312,8 +323,9 @@ class ClaudeProcess:
         """
         self._claim(None)
         self._signal(FOR_CERTAIN)
-        if self._watcher.ident is None:
-            self._watch()
+        if self._watcher.call_off():
+            with self._finishing:
+                self._watch()
         else:
             self._watcher.join()
         self._finish()
@@ -323,7 +335,7 @@ class ClaudeProcess:
         child = self._started()
         with self._lock:
             self._hurried = True
-            claimed = not self._ending and child.exit_code is None
+            claimed = not self._ending and not child.has_exited
             if claimed:
                 self._ending = True
                 self._intent = intent
@@ -395,15 +407,18 @@ class ClaudeProcess:
                     child.kill_relatives(make_room=self._close, pipes=frozenset(inodes))
                 self._drain()
             finally:  # whatever fails: nobody may wait for ever
-                self._close()
-                self._tell_end()
+                try:
+                    self._close()
+                finally:
+                    self._tell_end()
 
     def _close(self) -> None:
-        self._stop.set()
-        for pipe in (self._in, self._out, self._err):
-            pipe.close()
-        self._stop.close()
-        self._lifeline.cut()
+        with ExitStack() as rest:  # each of them, whatever another raises
+            rest.callback(self._lifeline.cut)
+            rest.callback(self._stop.close)
+            for pipe in (self._in, self._out, self._err):
+                rest.callback(pipe.close)
+            self._stop.set()
 
     def rests_if_it_lingers(self) -> bool:
         """Take back that it works, for whoever may have said so too late; whether it lingers."""
@@ -447,8 +462,10 @@ class ClaudeProcess:
     def __repr__(self) -> str:
         if self._child is None:
             state = "not started"
-        elif self._child.exit_code is None:
+        elif not self._child.has_exited:
             state = f"process {self._child.pid}"
+        elif self._child.exit_code is None:
+            state = f"process {self._child.pid}, exit code unknown"
         else:
             state = f"process {self._child.pid}, exit code {self._child.exit_code}"
         return f"<ClaudeProcess in {self.cwd}: {state}>"

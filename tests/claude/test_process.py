@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import hashlib
+import linecache
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
 import pytest
@@ -112,6 +114,19 @@ def read_all(process: ClaudeProcess) -> bytes:
     chunks = process.take()
     process.done_with(chunks)
     return b"".join(chunks)
+
+
+def run(script: str, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A program of its own, given the stand-in for the CLI."""
+    return subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "claude"), *words],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
 
 
 def output_until(process: ClaudeProcess, count: int) -> list[str]:
@@ -228,6 +243,25 @@ def test_a_child_may_leave_its_prompt_unread(claude: Claude, script: str) -> Non
     with claude(script, "p" * 3_000_000) as process:
         assert read_all(process) == b"done"
         assert process.exit_code == 0
+
+
+_FILTER = """
+import os, signal, sys
+from pytest_claude_comms.claude.process import ClaudeProcess
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+prompt = "p" * 3_000_000
+with ClaudeProcess(prompt, cwd=".", command=[sys.argv[1]], env=dict(os.environ)) as process:
+    process.wait()
+    print(b"".join(process.take()).decode())
+"""
+
+
+def test_an_unread_prompt_does_not_end_a_program_that_dies_of_sigpipe(
+    claude: Claude, tmp_path: Path
+) -> None:
+    claude("os.close(0); say('done')")
+    shown = run(_FILTER, tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, "done\n")
 
 
 def test_ten_megabytes_for_a_slow_consumer_are_complete(claude: Claude) -> None:
@@ -375,6 +409,268 @@ def test_a_start_that_fails_half_way_leaves_nothing(
         process.start()
     assert process.exit_code == -signal.SIGKILL
     assert process.left_open() is None
+
+
+def test_with_no_descriptor_for_its_own_pipe_it_is_refused_in_the_same_words(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    process = claude("say('done')")
+    monkeypatch.setattr(os, "pipe", refuse)
+    with pytest.raises(ClaudeError, match="could not be started: too many open files"):
+        process.start()
+    monkeypatch.undo()
+    with process:
+        assert read_all(process) == b"done"
+
+
+# -- interrupted, by Ctrl-C or what else a signal's handler raises
+
+
+class Interrupt:
+    """A trace function: KeyboardInterrupt at the ``left``-th line that this thread runs in the
+    rooms of a run."""
+
+    rooms = frozenset(
+        str(Path(pipes.__file__).with_name(f"{name}.py"))
+        for name in ("process", "child", "pipes", "lifeline")
+    )
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.where = ""
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        name = frame.f_code.co_filename
+        if name not in self.rooms:
+            return None
+        # Where a signal, unlike a trace function, does not come between: a lock that is taken or
+        # released, the instruction that stands for no more than a line.
+        line = linecache.getline(name, frame.f_lineno).strip()
+        if event == "line" and not line.startswith(("with ", "try:")):
+            self.left -= 1
+            if self.left == 0:
+                self.where = f"{os.path.basename(name)}:{frame.f_lineno}: {line}"
+                raise KeyboardInterrupt
+        return self
+
+
+def interrupted(call: Callable[[], object], at: int) -> str:
+    """At which line; empty: it has fewer."""
+    interrupt, before = Interrupt(at), sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with suppress(KeyboardInterrupt):
+            call()
+    finally:
+        sys.settrace(before)
+    return interrupt.where
+
+
+class DeclaredClock(SystemClock):
+    """Knows what is declared to go on outside."""
+
+    def __init__(self) -> None:
+        self.declared: set[object] = set()
+
+    def outside_works(self, key: object, what: object) -> None:
+        self.declared.add(key)
+
+    def outside_rests(self, key: object) -> None:
+        self.declared.discard(key)
+
+
+def assert_nothing_is_left(process: ClaudeProcess, clock: DeclaredClock, where: str) -> None:
+    assert process.left_open() is None, where
+    assert running() == {}, where
+    assert clock.declared == set(), where
+    assert lifeline._held == set(), where
+    with pytest.raises(ChildProcessError):
+        raise AssertionError(where, os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+
+
+@linux
+def test_a_start_interrupted_at_any_line_leaves_nothing(claude: Claude) -> None:
+    at = 0
+    while True:
+        at += 1
+        clock = DeclaredClock()
+        process = claude("", "p" * 1_000_000, command=["/bin/sleep", "600"], clock=clock)
+        where = interrupted(process.start, at)
+        if not where:
+            break
+        assert_nothing_is_left(process, clock, where)
+        if process._child is not None:
+            assert process.exit_code == -signal.SIGKILL, where
+            process.kill()
+    process.kill()
+    assert at > 100, "fewer lines than there are"
+
+
+@linux
+@pytest.mark.parametrize("how", ["end", "kill"])
+def test_an_end_interrupted_at_any_line_can_be_had_again(claude: Claude, how: str) -> None:
+    at = 0
+    where = "not yet"
+    while where:
+        at += 1
+        clock = DeclaredClock()
+        process = claude("", command=["/bin/sleep", "600"], clock=clock)
+        process.start()
+        where = interrupted(getattr(process, how), at)
+        process.kill()
+        assert_nothing_is_left(process, clock, where)
+    assert at > 10, "fewer lines than there are"
+
+
+def test_an_end_interrupted_before_its_signal_is_a_kill(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = claude("time.sleep(600)")
+    process.start()
+    claim = process._claim
+
+    def interrupt(intent: Any) -> bool:
+        monkeypatch.undo()
+        claim(intent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "_claim", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.end("timeout")
+        assert (process.ended, process.exit_code, process.intent) == (True, -9, "timeout")
+    finally:
+        process.kill()
+
+
+@linux
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_child_whose_number_is_lost_is_killed(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home: Any = subprocess.Popen
+    true_call = home._execute_child
+
+    def call(*args: Any) -> None:
+        monkeypatch.undo()
+        true_call(*args)
+        raise KeyboardInterrupt
+
+    process = claude("say('up'); time.sleep(600)")
+    monkeypatch.setattr(home, "_execute_child", call)
+    with pytest.raises(KeyboardInterrupt):
+        process.start()
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    process.start()
+    process.kill()
+
+
+@pytest.mark.parametrize("nth", range(4))
+@pytest.mark.parametrize("begins", ["at once", "too late"])
+def test_a_start_may_be_interrupted_while_a_thread_begins(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch, nth: int, begins: str
+) -> None:
+    started: list[threading.Thread] = []
+    failed: list[Any] = []
+    true_start = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) <= nth or begins == "at once":
+            true_start(thread)
+        if len(started) > nth:
+            monkeypatch.setattr(threading.Thread, "start", true_start)
+            raise KeyboardInterrupt
+
+    process = claude("time.sleep(600)", "p" * 1_000_000)
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        process.start()
+    process.kill()  # again
+    assert (process.ended, process.exit_code) == (True, -signal.SIGKILL)
+    if begins == "too late":
+        true_start(started[-1])
+    for thread in started:
+        thread.join(LONG)
+    assert failed == []
+
+
+def test_a_stop_does_not_touch_a_number_that_it_has_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed: list[int] = []
+    true_close = os.close
+
+    def close(fd: int) -> None:
+        monkeypatch.undo()
+        true_close(fd)
+        closed.append(fd)
+        raise KeyboardInterrupt
+
+    stop = pipes.Stop()
+    stop.open()
+    with open(tmp_path / "theirs", "wb") as theirs:
+        for end in (stop.set, stop.close):
+            monkeypatch.setattr(os, "close", close)
+            with pytest.raises(KeyboardInterrupt):
+                end()
+            number = os.dup2(theirs.fileno(), closed[-1])
+            end()
+            os.close(number)
+    assert (tmp_path / "theirs").read_bytes() == b""
+
+
+@linux
+def test_a_shell_that_was_not_ended_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with subprocess.Popen(["/bin/sleep", "600"], start_new_session=True) as bystander:
+        shell = lifeline.Lifeline("no such token", grace=0)
+        with lifeline.no_fork():
+            shell.tie(bystander.pid)
+        monkeypatch.setattr(subprocess.Popen, "kill", kill)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                shell.cut()
+            shell.cut()
+            children = [row.pid for row in descendants._rows() if row.parent == os.getpid()]
+            assert children == [bystander.pid]
+        finally:
+            bystander.kill()
+    assert lifeline._held == set()
+
+
+def test_whatever_fails_at_its_end_all_is_closed_and_told(
+    claude: Claude, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[Any] = []
+    told = threading.Event()
+    process = claude("time.sleep(600)", on_output=told.set)
+    process.start()
+    true_close = process._in.close
+
+    def close() -> None:
+        true_close()
+        raise LookupError("close")
+
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    monkeypatch.setattr(process._in, "close", close)
+    try:
+        process.begin_end()
+        assert process.wait(LONG)
+        assert told.is_set()
+        wait_for(lambda: failed)
+        assert [each.exc_type for each in failed] == [LookupError]
+    finally:
+        monkeypatch.undo()
+        process.kill()
 
 
 # -- ending it (rows 29, 30, 36; pitfalls 5 and 6)
@@ -795,6 +1091,40 @@ def test_a_runner_that_dies_takes_its_child_along(
         runner.wait()
 
 
+# -- a runner that cannot know how it ended
+
+_IGNORES_ITS_CHILDREN = """
+import os, signal, sys
+from pytest_claude_comms.claude.process import ClaudeProcess
+from pytest_claude_comms.claude.stream import StreamReader
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signalled, true_killpg = [], os.killpg
+def killpg(*words):
+    signalled.append(words)
+    true_killpg(*words)
+os.killpg = killpg
+for how in ("wait", "kill"):
+    process = ClaudeProcess(how, cwd=".", command=[sys.argv[1]], env=dict(os.environ))
+    process.start()
+    getattr(process, how)()
+    reader = StreamReader()
+    for chunk in process.take():
+        reader.feed_bytes(chunk)
+    outcome = reader.finish(process.exit_code, process.stderr, process.intent)
+    print(process.exit_code, process.ended, "unknown" in repr(process), outcome.error_kind)
+    count = len(signalled)
+    process.end("timeout")
+    process.kill()      # its number may be somebody else's by now
+    assert (process.intent, len(signalled)) == (None, count)
+"""
+
+
+def test_where_the_system_reaps_its_exit_code_is_unknown(claude: Claude, tmp_path: Path) -> None:
+    claude("if sys.stdin.read() == 'kill': time.sleep(600)\nsys.exit(3)")
+    shown = run(_IGNORES_ITS_CHILDREN, tmp_path)
+    assert (shown.stdout, shown.stderr) == ("None True True no_result\n" * 2, "")
+
+
 # -- a fork of the runner, at the worst moment
 
 
@@ -904,6 +1234,7 @@ def test_a_fork_while_a_pipe_is_let_go_has_no_end_of_it(forks: Forks) -> None:
 @may_fork
 def test_a_fork_hinders_no_thread_from_ending(forks: Forks) -> None:
     stop = pipes.Stop()
+    stop.open()
     forks.fork()  # it has a copy of the pipe by which threads are told to stop
     read, write = os.pipe()
     thread = threading.Thread(target=stop.wait, args=(read, select.POLLIN))
