@@ -9,7 +9,14 @@ from functools import cached_property
 from typing import Any
 
 from ..clock import Clock, SystemClock, seconds_to_us
-from ..errors import AlreadyExists, InvalidTransition, MessageNotFound, ThreadNotFound
+from ..errors import (
+    AlreadyExists,
+    InvalidTransition,
+    MessageNotFound,
+    StoreBusy,
+    StoreError,
+    ThreadNotFound,
+)
 from ..records import ConversationThread, Message
 from ..status import parse_status
 from . import rules, values
@@ -145,15 +152,17 @@ class AdaptedStore(AdaptedReading):
                 found_id = values.thread_id_of(thread_id if answer is None else answer)
             except (TypeError, ValueError) as error:
                 raise CannotAdapt(
-                    f"{self._name}.{call.name}() returned {answer!r}, which has no thread id"
+                    f"{self._name}.{call.name}() returned {answer!r}, which has no thread id",
+                    outcome="unknown",
                 ) from error
             self.include(found_id)
-            self._look_holding([found_id])
+            self._look_after(call, found_id)
             row = self._feed.state.thread(found_id)
         if row is None:
             raise CannotAdapt(
                 f"{self._name}.{call.name}() returned {found_id!r}, of which its get_thread() "
-                "knows nothing"
+                "knows nothing",
+                outcome="unknown",
             )
         return row.record()
 
@@ -201,7 +210,7 @@ class AdaptedStore(AdaptedReading):
             if message_id is not None and self._feed.state.message(message_id) is not None:
                 raise AlreadyExists("message", message_id, store=self.url)
             answer = self._tell(call)
-            self._look_holding([thread_id])
+            self._look_after(call, thread_id)
         self._hub.notify()
         return str(answer) if type(answer) is int else answer
 
@@ -253,18 +262,36 @@ class AdaptedStore(AdaptedReading):
             given["error"] = after.error
         if change.metadata is not None:
             given["metadata"] = json.loads(after.metadata)
-        return self._written(row, given)
+        return self._written(row, self._call_of_update(row, given))
 
-    def _written(self, row: MessageRow, given: dict[str, Any]) -> MessageRow:
+    def _call_of_update(self, row: MessageRow, given: dict[str, Any]) -> Call:
         what = f"update_message({', '.join(f'{name}=' for name in given)})"
         # First, or a text would take the parameter `message` that is meant for the id.
         own_id = self._feed.native_ids.get(row.message_id, row.message_id)
         given = {"message_id": own_id, **given}
         rest = {"thread_id": row.thread_id}
         stands = {"status": row.status.value, "content": row.content}
-        self._tell(call_for(self.original, _UPDATES, given, rest, stands=stands, what=what))
-        self._look_holding([row.thread_id])
+        return call_for(self.original, _UPDATES, given, rest, stands=stands, what=what)
+
+    def _written(self, row: MessageRow, call: Call) -> MessageRow:
+        self._tell(call)
+        self._look_after(call, row.thread_id)
         return self._feed.state.message(row.message_id) or row
+
+    def _look_after(self, call: Call, thread_id: str) -> None:
+        """Look at what ``call`` did. Raises StoreError that does not say that it did nothing, or
+        an append would be repeated."""
+        try:
+            self._look_holding([thread_id])
+        except StoreError as error:
+            kind = StoreError if error.transient else CannotAdapt
+            # What StoreBusy says, that nothing was changed, is true of the look alone.
+            why = f"busy for {error.waited:.3g} s" if isinstance(error, StoreBusy) else str(error)
+            raise kind(
+                f"{self._name}.{call.name}() has been called and has returned, but what it did "
+                f"could not be read ({why}): look before you ask for it again",
+                outcome="unknown",
+            ) from error
 
     # -- deadlines
 
@@ -277,10 +304,8 @@ class AdaptedStore(AdaptedReading):
         self._look()
         if not self._settles:
             return []
-        with self._lock:
-            rows = [
-                self._settle_by_write(row) for row in self._feed.state.overdue(self.clock.now_us())
-            ]
+        with self._reading() as state:
+            rows = [self._settle_by_write(row) for row in state.overdue(self.clock.now_us())]
         if rows:
             self._hub.notify()
         return [row.record() for row in rows]
@@ -299,14 +324,17 @@ class AdaptedStore(AdaptedReading):
 
     def _settle_by_write(self, row: MessageRow) -> MessageRow:
         late, _ = rules.timed_out(row, self.clock.now_us())
+        given = {"status": late.status.value, "error": late.error}
         try:
-            row = self._written(row, {"status": late.status.value, "error": late.error})
+            call = self._call_of_update(row, given)
         except CannotAdapt:  # it keeps no errors
-            row = self._written(row, {"status": late.status.value})
+            call = self._call_of_update(row, {"status": late.status.value})
+        row = self._written(row, call)
         if not row.status.is_terminal:
             raise CannotAdapt(
                 f"{self._name} was told that message {row.message_id!r} is timeout, and it still "
-                f"is {row.status}"
+                f"is {row.status}",
+                outcome="unknown",
             )
         return row
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import Outcome, StoreError
 from .adapted_shapes import CannotAdapt
 
 _UNKNOWN_NAMES = re.compile(r"NotFound|DoesNotExist|NoSuch|Unknown")
@@ -36,7 +36,7 @@ def ask(call: Callable[[], Any], what: str) -> Any:
         if _says_unknown(error):
             raise NotThere from error
         raise CannotAdapt(f"{what} raised {type(error).__name__}: {error}") from error
-    return _refuse_awaitable(answer, what)
+    return _refuse_awaitable(answer, what, "not done")
 
 
 def tell(call: Callable[[], Any], what: str) -> Any:
@@ -49,7 +49,7 @@ def tell(call: Callable[[], Any], what: str) -> Any:
         raise StoreError(
             f"{what} raised {type(error).__name__}: {error}", outcome="unknown"
         ) from error
-    return _refuse_awaitable(answer, what)
+    return _refuse_awaitable(answer, what, "unknown")
 
 
 def may_pass(error: Exception) -> bool:
@@ -79,11 +79,12 @@ def _says_unknown(error: Exception) -> bool:
     )
 
 
-def _refuse_awaitable(answer: Any, what: str) -> Any:
+def _refuse_awaitable(answer: Any, what: str, outcome: Outcome) -> Any:
     if not inspect.isawaitable(answer):
         return answer
     if inspect.iscoroutine(answer):
         answer.close()  # or Python warns of it, somewhere else
     raise CannotAdapt(
-        f"{what} is asynchronous; adapt_store needs methods that return the answer itself"
+        f"{what} is asynchronous; adapt_store needs methods that return the answer itself",
+        outcome=outcome,
     )

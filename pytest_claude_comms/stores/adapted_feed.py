@@ -20,12 +20,17 @@ class Vanished(Exception):
         self.thread_ids = thread_ids
 
 
+class Elsewhere(Exception):
+    """A message was in a thread that this look left out, and may still be there. It never leaves
+    the adapter."""
+
+
 class _State(State):
     """Of which a message may also become another without a change."""
 
     def note(self, row: MessageRow) -> None:
+        self._plan(row)  # first: what is noted is not noted again, whatever interrupted it
         self._messages[row.message_id] = row
-        self._plan(row)
 
 
 class Feed:
@@ -46,9 +51,10 @@ class Feed:
         """Compare threads as they are now (None: not there) with what is known; True if
         anything is new.
 
-        Linear in the messages of these threads. Raises Vanished, having taken nothing,
-        CannotAdapt for an id that two threads have.
+        Linear in the messages of these threads. Raises Vanished or Elsewhere, having taken
+        nothing, CannotAdapt for an id that two threads have.
         """
+        self.state.finish()
         self._check(threads)
         before = self.state.revision()
         for thread_id, found in threads.items():
@@ -69,11 +75,15 @@ class Feed:
     def _take(self, row: MessageRow, now_us: int, *, stamped: bool) -> None:
         if self._taken.get(row.message_id) is row:
             return
-        self._taken[row.message_id] = row
         known = self.state.message(row.message_id)
         if known is None:
             self.state.commit(row, replace(rules.created(row), error=row.error))
-            return
+        else:
+            self._compare(known, row, now_us, stamped=stamped)
+        # Last: whatever an interrupt kept from being taken has to be looked at again.
+        self._taken[row.message_id] = row
+
+    def _compare(self, known: MessageRow, row: MessageRow, now_us: int, *, stamped: bool) -> None:
         seen = replace(
             row,
             created_us=known.created_us,
@@ -101,8 +111,9 @@ class Feed:
                 for row in found.messages:
                     known.discard(row.message_id)
                     other = self.state.message(row.message_id)
-                    if other is not None and other.thread_id != thread_id:
-                        self._refuse_twice(row.message_id, other.thread_id, thread_id)
+                    # Of one that was looked at too, the message is lost, or twice: see below.
+                    if other is not None and other.thread_id not in threads:
+                        raise Elsewhere
             lost_messages += known
         if lost_messages or lost_threads:
             raise Vanished(sorted(lost_messages), lost_threads)
@@ -111,20 +122,17 @@ class Feed:
             for row in found.messages if found is not None else ():
                 home = homes.setdefault(row.message_id, thread_id)
                 if home != thread_id:
-                    self._refuse_twice(row.message_id, home, thread_id)
-
-    @staticmethod
-    def _refuse_twice(message_id: str, one: str, other: str) -> None:
-        raise CannotAdapt(
-            f"message id {message_id!r} is in thread {one!r} and in thread {other!r}: here an id "
-            "is of one message; look at one of them: adapt_store(obj, threads=[…])"
-        )
+                    raise CannotAdapt(
+                        f"message id {row.message_id!r} is in thread {home!r} and in thread "
+                        f"{thread_id!r}: here an id is of one message; look at one of them: "
+                        "adapt_store(obj, threads=[…])"
+                    )
 
     def forget(self, vanished: Vanished) -> None:
         """Go on without what is gone. A cursor from before is of no use any more."""
         old, lost = self.state, {*vanished.message_ids}
         for message_id in lost:
-            del self._taken[message_id]
+            self._taken.pop(message_id, None)  # it is gone, if this was interrupted before
         self.gone, self.gone_at = _named(vanished), old.revision() + 1
         fresh = _State()
         fresh.load(

@@ -14,7 +14,7 @@ from ..records import Changes, ConversationThread, Message
 from . import values
 from .adapted_asking import NotThere, Unavailable, ask, is_busy, may_pass
 from .adapted_calls import call_for, method_of
-from .adapted_feed import Feed, Vanished
+from .adapted_feed import Elsewhere, Feed, Vanished
 from .adapted_shapes import CannotAdapt, Found, Reading, found_in, thread_ids_in
 from .base import MessageLike, StatusLike, ThreadLike
 from .hub import Hub
@@ -67,7 +67,8 @@ class AdaptedReading(KeepingStore):
             return f"all threads that {self._listing}() lists"
         if not self._told:
             return "no thread yet"
-        names = [repr(thread_id) for thread_id in self._told]
+        # Copied in one step: other threads may name more of them meanwhile.
+        names = [repr(thread_id) for thread_id in list(self._told)]
         more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
         return f"the threads {', '.join(names[:10])}{more}"
 
@@ -144,14 +145,19 @@ class AdaptedReading(KeepingStore):
     def _look_holding(self, thread_ids: list[str] | None = None) -> bool:
         """As ``_look``, the lock being held; True if anything is new."""
         backoff = self.clock.backoff(round(REREAD_TIMEOUT * SECOND))
+        lost = False
         while True:
             try:
-                return self._feed.take(self._read(thread_ids), self.clock.now_us())
+                return self._feed.take(self._read(thread_ids), self.clock.now_us()) or lost
+            except Elsewhere:
+                thread_ids = None
             except Vanished as vanished:
                 # While it is being rewritten an object may seem to be empty: it is asked again.
                 if not backoff.pause():
                     self._feed.forget(vanished)
-                    return True
+                    # It may be in another thread now: what that look left out is looked at too.
+                    thread_ids, lost = None, True
+                    backoff = self.clock.backoff(round(REREAD_TIMEOUT * SECOND))
             except Unavailable as error:
                 if not backoff.pause():
                     self._give_up(error.__cause__, backoff.waited)
@@ -204,6 +210,7 @@ class AdaptedReading(KeepingStore):
     @contextmanager
     def _reading(self) -> Iterator[State]:
         with self._lock:
+            self._feed.state.finish()
             yield self._feed.state
 
     def _writing(self) -> NoReturn:  # pragma: no cover - no method of this store comes here
@@ -211,8 +218,7 @@ class AdaptedReading(KeepingStore):
 
     def _compact(self, keep: int | timedelta) -> tuple[int, int, str | None]:
         self._look()
-        with self._lock:
-            state = self._feed.state
+        with self._reading() as state:
             removed = state.trim(self._floor(state, keep))
             return state.trimmed(), removed, None
 

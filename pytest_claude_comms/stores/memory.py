@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..clock import Clock
@@ -37,6 +38,21 @@ class State:
         """A heap of (deadline, message id); those that no longer hold are dropped when they
         come up."""
         self._trimmed = 0
+        self._unfinished: Callable[[], None] | None = None
+        """What is being done. It can be begun anew wherever it was interrupted."""
+
+    def finish(self) -> None:
+        """Do what is left of what an interrupt ended midway. Call it before all else, under the
+        lock that keeps others out."""
+        do = self._unfinished
+        if do is not None:
+            do()
+            self._unfinished = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to ``finish``, nor just being done."""
+        return self._unfinished is None
 
     def load(
         self,
@@ -115,6 +131,7 @@ class State:
         """
         removed, before = 0, self.trimmed()
         last = before
+        shorter: dict[str, list[ChangeRow]] = {}
         for message_id, changes in self._changes_of.items():
             row = self._messages[message_id]
             kept = [
@@ -128,10 +145,17 @@ class State:
             held = {change.revision for change in kept}
             gone = (change.revision for change in changes if change.revision not in held)
             last = max(last, *gone)
-            self._changes_of[message_id] = kept
-        self._changes = self._changes[last - before :]
-        self._trimmed = last
+            shorter[message_id] = kept
+        self._unfinished = partial(self._cut, shorter, self._changes[last - before :], last)
+        self.finish()
         return removed
+
+    def _cut(
+        self, shorter: dict[str, list[ChangeRow]], changes: list[ChangeRow], trimmed: int
+    ) -> None:
+        self._changes_of.update(shorter)
+        self._changes = changes
+        self._trimmed = trimmed
 
     def next_deadline_us(self) -> int | None:
         while self._deadlines:
@@ -150,8 +174,8 @@ class State:
         return [row for _, _, row in sorted(due, key=lambda each: each[:2])]
 
     def add_thread(self, row: ThreadRow) -> None:
+        self._order.setdefault(row.thread_id, [])  # first: an interrupt may come in between
         self._threads[row.thread_id] = row
-        self._order.setdefault(row.thread_id, [])
 
     def commit(self, row: MessageRow, change: ChangeRow) -> int:
         revision = self.revision() + 1
@@ -159,15 +183,28 @@ class State:
         return revision
 
     def apply(self, row: MessageRow, change: ChangeRow) -> None:
-        """Take a row and its change, both with their revision."""
+        """Take a row and its change, both with their revision. Interrupted, it is nevertheless
+        done from its first step on, at the next ``finish``."""
+        self._unfinished = partial(self._take, row, change)
+        self.finish()
+
+    def _take(self, row: MessageRow, change: ChangeRow) -> None:
+        # Each step sees whether it was done before: a signal's handler may raise after any.
+        message_id = row.message_id
         if change.previous is None:
-            self._order[row.thread_id].append(row.message_id)
-        self._messages[row.message_id] = row
-        self._changes.append(change)
-        self._changes_of.setdefault(row.message_id, []).append(change)
+            order = self._order[row.thread_id]
+            if not order or order[-1] != message_id:
+                order.append(message_id)
+        self._messages[message_id] = row
+        if not self._changes or self._changes[-1] is not change:
+            self._changes.append(change)
+        history = self._changes_of.setdefault(message_id, [])
+        if not history or history[-1] is not change:
+            history.append(change)
         self._plan(row)
 
     def _plan(self, row: MessageRow) -> None:
+        # Twice does no harm: both go when it no longer holds.
         deadline_us = row.open_deadline_us
         if deadline_us is not None:
             heapq.heappush(self._deadlines, (deadline_us, row.message_id))
@@ -205,6 +242,7 @@ class MemoryConversationStore(KeepingStore):
                 )
             try:
                 self._in_use = True
+                self._state.finish()
                 yield
             finally:
                 self._in_use = False
@@ -216,7 +254,8 @@ class MemoryConversationStore(KeepingStore):
 
     @contextmanager
     def _writing(self) -> Iterator[State]:
-        # Every check comes before the first change, so there is never anything to undo.
+        # Every check comes before the first change, so there is never anything to undo; and what
+        # was begun when an interrupt came is finished by whoever comes next.
         with self._held():
             yield self._state
 
@@ -234,7 +273,9 @@ class MemoryConversationStore(KeepingStore):
             return self._state.trimmed(), removed, None
 
     def _is_last(self, since: int) -> bool:
-        return since == self._state.revision()
+        # In this order, since no lock keeps others from committing meanwhile.
+        state = self._state
+        return since == state.revision() and state.is_finished
 
     def _close(self) -> None:
         self._state = State()

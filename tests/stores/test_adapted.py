@@ -36,6 +36,7 @@ from pytest_claude_comms import (
     poll_message_until_complete,
 )
 from pytest_claude_comms.report import describe_failure
+from pytest_claude_comms.stores import adapted_reading
 from pytest_claude_comms.stores.adapted_shapes import CannotAdapt
 from pytest_claude_comms.testing import (
     FakeClock,
@@ -830,6 +831,91 @@ def test_an_error_while_writing_may_have_done_it() -> None:
     assert e.value.outcome == "unknown"
 
 
+class Shuts(Plain):
+    """After each write it cannot be read, with this error, as long as that is set."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        super().__init__(*messages)
+        self.error: Exception | None = None
+        self.calls = 0
+        self.shut = False
+
+    def get_thread(self, thread_id: str) -> Any:
+        if self.shut and self.error is not None:
+            raise self.error
+        return super().get_thread(thread_id)
+
+    def create_thread(self, title: str) -> str:
+        self.data["new"] = {"title": title, "messages": []}
+        return self.wrote("new")
+
+    def add_message(self, thread_id: str, module: str, content: str) -> str:
+        self.data[thread_id]["messages"].append({"id": "new", "content": content})
+        return self.wrote("new")
+
+    def update_message(self, message_id: str, **fields: Any) -> str:
+        self.message().update(fields)
+        return self.wrote(message_id)
+
+    def wrote(self, found: str) -> str:
+        self.calls += 1
+        self.shut = True
+        return found
+
+
+WRITES: dict[str, Callable[[Any], object]] = {
+    "create_thread": lambda store: store.create_thread("x"),
+    "add_message": lambda store: store.add_message("t", "x", "text"),
+    "update_message": lambda store: store.update_message("m", append=" more"),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (locked(), StoreError, r"could not be read \(busy for \S+ s\): look before you ask for it"),
+        (AttributeError("no cursor"), CannotAdapt, r"could not be read \(.*: no cursor\): look be"),
+    ],
+)
+def test_a_look_that_fails_after_a_write_never_says_that_nothing_was_done(
+    name: str,
+    error: Exception,
+    kind: type[StoreError],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adapted_reading, "REREAD_TIMEOUT", 0.01)
+    shuts = Shuts({"id": "m", "status": "pending", "content": "text"})
+    store = adapt_store(shuts, threads=["t"])
+    shuts.error = error
+    call = rf"^Shuts.{name}\(\) has been called and has returned, but what it did {words}"
+    with pytest.raises(StoreError, match=call) as caught:
+        WRITES[name](store)
+    assert type(caught.value) is kind
+    assert caught.value.outcome == "unknown"
+    assert caught.value.__cause__ is not None
+    assert shuts.calls == 1
+    with pytest.raises(StoreError) as before:
+        store.update_message("m", append=" more")
+    assert (before.value.outcome, shuts.calls) == ("not done", 1)
+    shuts.error = None
+    wrote = {"update_message": "text more"}.get(name, "text")
+    assert store.get_message("m").content == wrote
+    assert len(store.threads()) == (2 if name == "create_thread" else 1)
+
+
+def test_a_deadline_is_written_once_even_if_it_cannot_be_read_then(clock: FakeClock) -> None:
+    shuts = Shuts({"id": "m", "status": "pending", "deadline_at": clock.now() + timedelta(1)})
+    store = adapt_store(shuts, threads=["t"], clock=clock)
+    store.cursor()
+    clock.advance(100_000)
+    shuts.error = AttributeError("no cursor")
+    with pytest.raises(CannotAdapt, match=r"update_message\(\) has been called") as caught:
+        store.expire()
+    assert (caught.value.outcome, shuts.calls) == ("unknown", 1)
+
+
 def test_deadlines_as_far_as_the_object_keeps_them(tmp_path: Path, clock: FakeClock) -> None:
     original = make_original("sqlite", tmp_path)
     store = adapt_store(original, clock=clock)
@@ -855,8 +941,11 @@ def test_an_object_that_will_not_time_out_stops_the_poller_with_the_reason() -> 
             pass
 
     store = adapt_store(Deaf({"id": "m", "status": "pending", "deadline_at": 5}), threads=["t"])
-    with pytest.raises(CannotAdapt, match="was told that message 'm' is timeout, and it still is"):
+    with pytest.raises(
+        CannotAdapt, match="was told that message 'm' is timeout, and it still is"
+    ) as caught:
         MessagePoller(store).wait("m", timeout=30)
+    assert caught.value.outcome == "unknown"
 
 
 def test_ask_module_writes_by_way_of_the_adapter(tmp_path: Path, claude: Any) -> None:
@@ -985,8 +1074,9 @@ def test_a_thread_that_was_made_and_cannot_be_told_which(answer: Any, words: str
         def create_thread(self, title: str = "") -> Any:
             return answer
 
-    with pytest.raises(CannotAdapt, match=words):
+    with pytest.raises(CannotAdapt, match=words) as caught:
         adapt_store(Odd(), threads=[]).create_thread("x")
+    assert caught.value.outcome == "unknown"
 
 
 def test_a_message_id_that_is_taken_is_refused_before_the_object_is_told() -> None:
@@ -1068,6 +1158,16 @@ def test_what_can_be_awaited_is_no_answer() -> None:
 
     with pytest.raises(CannotAdapt, match=r"^Async.get_thread\('t'\) is asynchronous"):
         adapt_store(Async(), threads=["t"]).messages()
+
+
+def test_what_a_write_answers_to_be_awaited_may_have_been_done() -> None:
+    class Async(Plain):
+        async def update_message(self, message_id: str, status: str) -> None: ...
+
+    store = adapt_store(Async({"id": "m", "status": "pending"}), threads=["t"])
+    with pytest.raises(CannotAdapt, match=r"^Async.update_message\(\) is asynchronous") as caught:
+        store.update_message("m", status="complete")
+    assert caught.value.outcome == "unknown"
 
 
 def test_a_method_without_a_signature_is_taken_at_its_word() -> None:

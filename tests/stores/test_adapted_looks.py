@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms import (
+    ConversationStore,
     HistoryGone,
     MessageNotFound,
     MessagePoller,
@@ -218,3 +219,39 @@ def test_what_was_lost_and_comes_back_as_it_was_is_seen_as_new() -> None:
     (change,) = store.changes(cursor)
     assert (change.message_id, change.previous, change.status) == ("m", None, "pending")
     assert [message.message_id for message in store.messages()] == ["m"]
+
+
+LOOKS: dict[str, Callable[[ConversationStore], object]] = {
+    "all": lambda store: store.cursor(),
+    "where it was": lambda store: store.messages("t"),
+    "where it is": lambda store: store.messages("u"),
+    "the message": lambda store: store.get_message("m"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_message_that_moved_has_vanished_and_is_new_where_it_is(look: str) -> None:
+    plain = Threads(t=pending("m", "n"), u=[])
+    store = adapt_store(plain, threads=["t", "u"])
+    poller = MessagePoller(store)
+    poller.track("m")
+    poller.poll_once()
+    plain.data["u"]["messages"].append(plain.data["t"]["messages"].pop(0))
+    LOOKS[look](store)
+    with pytest.raises(HistoryGone, match="message 'm' vanished from it"):
+        poller.poll_once()
+    assert store.get_message("m").thread_id == "u"
+    assert [message.message_id for message in store.messages("t")] == ["n"]
+    (change,) = store.changes(3)
+    assert (change.message_id, change.thread_id, change.previous) == ("m", "u", None)
+
+
+def test_a_message_that_stays_where_it_was_is_in_two_threads_whichever_is_looked_at() -> None:
+    plain = Threads(t=pending("m"), u=[])
+    store = adapt_store(plain, threads=["t", "u"])
+    store.cursor()
+    plain.data["u"]["messages"] += plain.data["t"]["messages"]
+    for look in (store.cursor, partial(store.messages, "u")):
+        with pytest.raises(CannotAdapt, match="'m' is in thread 't' and in thread 'u'"):
+            look()
+    assert [message.message_id for message in store.messages("t")] == ["m"]
