@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeAlias
 
 from .clock import Clock, Wakeup, seconds_to_us
@@ -22,6 +23,7 @@ _RETRY_US = 50_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
+    number: int
     event: Event
     callbacks: tuple[tuple[str, Callback], ...]
 
@@ -41,26 +43,55 @@ class Dispatcher:
         self._turns: deque[str] = deque()
         """The message ids whose next job may start."""
         self._threads: set[int] = set()
-        self._starting = 0
-        self._unfinished: set[_Job] = set()
-        self._revisions: list[int] = []
-        self._counts: dict[int, int] = {}
+        self._starting: set[object] = set()
+        """Threads that were asked for and do not run yet."""
+        self._numbers = count()
+        self._unfinished: set[int] = set()
+        """The numbers of the jobs that wait or run."""
+        self._oldest: list[tuple[int, int]] = []
+        """A heap of (revision, number of the job); those that have ended are dropped when they
+        come to the front."""
         self._flushers: dict[Wakeup, None] = {}
         """In order, as a set is not: on a fake clock it decides who runs first."""
 
-    def queue(self, event: Event, callbacks: tuple[tuple[str, Callback], ...]) -> None:
-        """Have ``callbacks`` (each with its name) called with ``event``, in this order."""
-        key = event.message_id
-        job = _Job(event, callbacks)
+    def queue(self, event: Event, callbacks: Callbacks) -> None:
+        """Have those of ``callbacks`` that are for ``event`` called with it, and count it as told:
+        both or, at an interrupt, neither."""
+        told, chosen = callbacks.told, callbacks.of(event)
+        if not chosen:
+            callbacks.told += 1
+            return
+        job = _Job(next(self._numbers), event, chosen)
         with self._lock:
-            self._unfinished.add(job)
-            self._hold(event.revision)
-            if key in self._queues:
-                self._queues[key].append(job)
-            else:
-                self._queues[key] = deque([job])
-                self._turns.append(key)
+            try:
+                self._add(job)
+                callbacks.told += 1
+            except BaseException:
+                callbacks.told = told
+                self._take_back(job)
+                raise
         self.nudge()
+
+    def _add(self, job: _Job) -> None:
+        key = job.event.message_id
+        heapq.heappush(self._oldest, (job.event.revision, job.number))
+        self._unfinished.add(job.number)
+        waiting = self._queues.setdefault(key, deque())
+        waiting.append(job)
+        if len(waiting) == 1:
+            self._turns.append(key)
+
+    def _take_back(self, job: _Job) -> None:
+        """Undo as much of ``_add`` as was done."""
+        key = job.event.message_id
+        self._unfinished.discard(job.number)
+        waiting = self._queues.get(key)
+        if waiting and waiting[-1] is job:
+            waiting.pop()
+        if not waiting:
+            self._queues.pop(key, None)
+            if self._turns and self._turns[-1] == key:
+                self._turns.pop()
 
     def nudge(self) -> bool:
         """See to it that somebody runs what is queued; False if no thread can be had now.
@@ -68,31 +99,35 @@ class Dispatcher:
         A thread that cannot be started (the system has a limit) is asked for again with the
         next event, poll or flush; nothing is lost meanwhile.
         """
-        with self._lock:
-            working = len(self._threads) + self._starting
-            if not self._turns or working >= MOST_THREADS:
-                return True
-            self._starting += 1
+        start = object()
         try:
-            self._clock.spawn(self.run_callbacks)
+            with self._lock:
+                working = len(self._threads) + len(self._starting)
+                if not self._turns or working >= MOST_THREADS:
+                    return True
+                self._starting.add(start)
+            self._clock.spawn(self.run_callbacks, start)
         except RuntimeError:
-            self._not_started()
-            return working > 0
-        except BaseException:
-            self._not_started()
+            self._give_up(start)
+            return False
+        except BaseException:  # of an interrupt nobody knows whether the thread runs by now
+            self._give_up(start)
             raise
         return True
 
-    def _not_started(self) -> None:
+    def _give_up(self, start: object) -> None:
         with self._lock:
-            self._starting -= 1
+            self._starting.discard(start)
 
     def oldest(self) -> int | None:
         """The lowest revision with a callback that has not returned yet; None if all have."""
         with self._lock:
-            while self._revisions and self._revisions[0] not in self._counts:
-                heapq.heappop(self._revisions)
-            return self._revisions[0] if self._revisions else None
+            self._drop_ended()
+            return self._oldest[0][0] if self._oldest else None
+
+    def _drop_ended(self) -> None:
+        while self._oldest and self._oldest[0][1] not in self._unfinished:
+            heapq.heappop(self._oldest)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that is queued now has run; False if ``timeout`` seconds pass before.
@@ -104,10 +139,10 @@ class Dispatcher:
         timeout_us = None if timeout is None else seconds_to_us(timeout, "timeout")
         end_us = None if timeout_us is None else self._clock.monotonic_us() + timeout_us
         wakeup = self._clock.wakeup()
-        with self._lock:
-            waiting_for = set(self._unfinished)
-            self._flushers[wakeup] = None
         try:
+            with self._lock:
+                waiting_for = set(self._unfinished)
+                self._flushers[wakeup] = None
             while True:
                 with self._lock:
                     waiting_for &= self._unfinished
@@ -121,13 +156,13 @@ class Dispatcher:
                 wakeup.wait(left_us, why=f"{len(waiting_for)} callbacks to end")
         finally:
             with self._lock:
-                del self._flushers[wakeup]
+                self._flushers.pop(wakeup, None)
 
-    def run_callbacks(self) -> None:
-        """What each thread of the pool does."""
+    def run_callbacks(self, start: object) -> None:
+        """What each thread of the pool does, the one that was asked for by ``start``."""
         me = threading.get_ident()
         with self._lock:
-            self._starting -= 1
+            self._starting.discard(start)
             self._threads.add(me)
         try:
             while True:
@@ -159,8 +194,8 @@ class Dispatcher:
 
     def _finish(self, key: str, job: _Job) -> None:
         with self._lock:
-            self._unfinished.discard(job)
-            self._release(job.event.revision)
+            self._unfinished.discard(job.number)
+            self._drop_ended()  # here too: it may be that nobody asks for the oldest
             waiting = self._queues[key]
             waiting.popleft()
             if waiting:
@@ -170,16 +205,6 @@ class Dispatcher:
             flushers = list(self._flushers)
         for wakeup in flushers:
             wakeup.set()
-
-    def _hold(self, revision: int) -> None:
-        if revision not in self._counts:
-            heapq.heappush(self._revisions, revision)
-        self._counts[revision] = self._counts.get(revision, 0) + 1
-
-    def _release(self, revision: int) -> None:
-        self._counts[revision] -= 1
-        if not self._counts[revision]:
-            del self._counts[revision]
 
 
 class Callbacks:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from .clock import SECOND, Signal
+from .clock import SECOND, Handle, Signal
 from .dispatch import Callbacks, Dispatcher
 from .errors import StoreError
 from .tracking import Event, StatusTracker
@@ -44,7 +46,9 @@ class Follower:
             store.changes(since, limit=1)  # HistoryGone now, rather than silence later
         self._told = 0 if since is None else since
         self._read = store.cursor() if since is None else since
-        self._lock = self.clock.lock()
+        self.lock = self.clock.lock()
+        """Held while somebody looks: who holds it finds all trackers as of one moment."""
+        self._pid = os.getpid()
         self._trackers: dict[str, StatusTracker] = {}
         self._callbacks: dict[str, list[Callbacks]] = {}
         self._fresh: dict[str, int] = {}
@@ -55,8 +59,9 @@ class Follower:
         self._deadline_us: int | None = None
         self._deadline_known = False
         self._left_unsettled = False
-        self._signals: dict[Signal, None] = {}
-        """In order, as a set is not: on a fake clock it decides who runs first."""
+        self._signals: dict[Signal, list[Callable[[], None]]] = {}
+        """With what ends its subscription. In order, as a set is not: on a fake clock it decides
+        who runs first."""
         self._trouble_since_us: int | None = None
 
     def __len__(self) -> int:
@@ -66,7 +71,8 @@ class Follower:
 
     def track(self, message_id: str, callbacks: Callbacks | None = None) -> StatusTracker:
         """The tracker of a message, which also need not exist yet, with its history so far."""
-        with self._lock:
+        self.refuse_after_fork()
+        with self.lock:
             tracker = self._trackers.get(message_id)
             if tracker is None:
                 tracker = StatusTracker(message_id)
@@ -76,6 +82,8 @@ class Follower:
                 self._trackers[message_id] = tracker
             if callbacks:
                 callbacks.told = sum(c.revision <= self._told for c in tracker.history)
+                # Noted before they are kept: an interrupt in between loses nothing.
+                self._undelivered[message_id] = None
                 self._callbacks.setdefault(message_id, []).append(callbacks)
                 self._deliver(tracker)
         return tracker
@@ -87,6 +95,7 @@ class Follower:
         To go on after a restart, keep it and pass it as ``since``. While the history of a newly
         tracked message is being told it goes back to before what has not been told yet.
         """
+        self.refuse_after_fork()
         # In this order: what was read by now has been queued by now.
         read = self._read
         oldest = self.dispatcher.oldest()
@@ -97,7 +106,8 @@ class Follower:
     def look(self) -> list[Event]:
         """Look once, deadlines of this very instant included; returns the new events of all
         trackers, in the order of their revisions. Raises StoreError; nothing is lost then."""
-        with self._lock:
+        self.refuse_after_fork()
+        with self.lock:
             self._poll(instant_over=True)
             fresh = [(self._trackers[message_id], at) for message_id, at in self._fresh.items()]
             events = [event for tracker, at in fresh for event in tracker.events(at)]
@@ -111,12 +121,12 @@ class Follower:
         instant of a deadline still counts, so who was woken in the midst of an instant says that
         it is not over (``instant_over=False``), and comes again when it is: see ``span_us``.
         """
+        self.refuse_after_fork()
         try:
-            with self._lock:
+            with self.lock:
                 self.raise_fatal()
                 self._poll(mine, instant_over=instant_over)
                 self._fresh.clear()  # trackers and callbacks have them
-            self._trouble_since_us = None
         except StoreError as error:
             self.survive(error)
 
@@ -135,6 +145,7 @@ class Follower:
                 self._read_changes()
                 self._learn_deadline()  # to know how long to wait, also where nobody notifies
                 self._left_unsettled = (self._read, self._deadline_us) == before
+            self._trouble_since_us = None
         finally:
             if self._news:
                 for signal in list(self._signals):
@@ -160,7 +171,8 @@ class Follower:
                 return
 
     def _learn_deadline(self) -> None:
-        if not self._deadline_known:
+        # What does not tell of its commits may also be given a deadline with no change to show it.
+        if not self._deadline_known or not self.notified:
             self._deadline_us = self.store.next_deadline_us()
             self._deadline_known = True
 
@@ -177,10 +189,7 @@ class Follower:
         """Queue for each callback what it was not told yet."""
         for callbacks in self._callbacks.get(tracker.message_id, ()):
             for event in tracker.events(callbacks.told):
-                chosen = callbacks.of(event)
-                if chosen:
-                    self.dispatcher.queue(event, chosen)
-                callbacks.told += 1
+                self.dispatcher.queue(event, callbacks)
         self._undelivered.pop(tracker.message_id, None)
 
     # -- waiting
@@ -201,15 +210,25 @@ class Follower:
 
     def listen(self, signal: Signal) -> Callable[[], None]:
         """Set ``signal`` at every commit of this process and whenever something new was read, until
-        the returned function is called."""
-        unsubscribe = self.store.subscribe(signal.set)
-        self._signals[signal] = None
+        it is to ``forget`` it, or the returned function is called. An error or an interrupt may
+        come when it has begun to: to be called inside a ``try`` that forgets."""
+        self.refuse_after_fork()
+        kept = self._signals[signal] = []
+        # In one step: an interrupt in between would leave a subscription that nobody can end.
+        kept.extend(map(self.store.subscribe, [signal.set]))
+        return partial(self.forget, signal)
 
-        def forget() -> None:
-            unsubscribe()
-            del self._signals[signal]
-
-        return forget
+    def forget(self, signal: Signal) -> None:
+        """Set ``signal`` no more. Nothing, where it is not known."""
+        try:
+            kept = self._signals[signal]  # no get(): after a call there may come an interrupt
+        except KeyError:
+            return
+        try:
+            for unsubscribe in kept:
+                unsubscribe()
+        finally:
+            self._signals.pop(signal, None)
 
     @property
     def notified(self) -> bool:
@@ -217,6 +236,20 @@ class Follower:
         return getattr(self.store, "notifies", True)
 
     # -- trouble
+
+    def refuse_after_fork(self) -> None:
+        """Raise RuntimeError in the child of a fork: another thread of the parent may have held the
+        lock, and would hold it here for ever."""
+        if self.is_inherited:
+            raise RuntimeError(
+                f"the poller of {self.store.url} was made before a fork and is used in the child: "
+                "make another there, of a store that is opened there"
+            )
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is the child of a fork, and it was made in the parent."""
+        return os.getpid() != self._pid
 
     @property
     def in_trouble(self) -> bool:
@@ -237,8 +270,68 @@ class Follower:
         for signal in list(self._signals):
             signal.set()
 
+    def revive(self) -> None:
+        """Another thread will poll: what ended the last one is past."""
+        self.fatal, self.fatal_seen = None, False
+
     def raise_fatal(self) -> None:
         """Raise what ended the thread that polled, if anything did."""
         if self.fatal is not None:
             self.fatal_seen = True
             raise self.fatal
+
+
+class OwnThread:
+    """A thread that looks until it is told to end. One that was told is not started again."""
+
+    def __init__(self, follower: Follower) -> None:
+        follower.refuse_after_fork()
+        self._follower = follower
+        self._wakeup = follower.clock.wakeup(polls=True)
+        self._handle: Handle | None = None
+        self.ending = False
+        """Set it, and it ends as soon as it comes to look."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._follower.listen(self._wakeup)
+        self._handle = self._follower.clock.spawn(self.run)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it looks, or is about to."""
+        return not self.ending and (self._handle is None or self._handle.is_alive())
+
+    def is_alive(self) -> bool:
+        """Whether there is a thread, also one that is told to end."""
+        return self._handle is not None and self._handle.is_alive()
+
+    def end(self) -> None:
+        """Tell it to end. Nothing, if it has."""
+        self.ending = True
+        self._wakeup.set()
+        if self._handle is None:  # it may never have begun, and so not forget it itself
+            self._follower.forget(self._wakeup)
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        if self._handle is not None:
+            self._handle.join()
+
+    def run(self) -> None:
+        """What the thread does."""
+        follower, wakeup, woken = self._follower, self._wakeup, False
+        try:
+            while not self.ending:
+                follower.look_patiently(wakeup, instant_over=not woken)
+                woken = wakeup.wait(
+                    follower.span_us(),
+                    why="a commit (it polls)",
+                    beat_us=follower.interval_us,
+                    notified=follower.notified,
+                )
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not be silent
+            # Every waiter gets it, and if there is none, whoever ends the with block.
+            follower.die(error)
+        finally:
+            follower.forget(wakeup)

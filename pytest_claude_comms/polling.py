@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from enum import Enum, auto
 from functools import partial
@@ -9,10 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from . import resources
-from .clock import SECOND, Handle, Signal, Wakeup, seconds_to_us
+from .clock import SECOND, Signal, seconds_to_us
 from .dispatch import Callback, Callbacks
 from .errors import ClockDeadlock, StoreError
-from .following import Follower
+from .following import Follower, OwnThread
 from .status import MessageStatus
 from .stores import values
 from .stores.base import MessageLike
@@ -57,9 +58,8 @@ class MessagePoller:
         if since is not None:
             since = values.count(since, "since", least=0)
         self._follower = Follower(store, interval_us=self._interval_us, since=since)
-        self._runner: Handle | None = None
-        self._runner_wakeup: Wakeup | None = None
-        self._stopping = False
+        self._own: OwnThread | None = None
+        self._own_changes = threading.RLock()
 
     # -- tracking
 
@@ -124,6 +124,7 @@ class MessagePoller:
 
         Raises TimeoutError after ``timeout`` seconds, RuntimeError inside a callback.
         """
+        self._follower.refuse_after_fork()
         if not self._follower.dispatcher.flush(timeout):
             raise TimeoutError(f"callbacks were still running after {timeout:g} s")
 
@@ -238,7 +239,8 @@ class MessagePoller:
             trackers = []
             for message_id in ids:
                 while (tracker := self._track_if_readable(message_id, patience)) is None:
-                    yield Park(self._interval_us, "a store in trouble")
+                    span_us = patience.span_us(self.clock, self._interval_us)
+                    yield Park(span_us, "a store in trouble")
                 trackers.append(tracker)
             return trackers, patience
 
@@ -265,10 +267,11 @@ class MessagePoller:
             while True:
                 over = patience.is_over(self.clock, instant_over=not woken)
                 follower.look_patiently(wakeup, instant_over=over or not woken)
-                if done():
-                    return
-                if over:
-                    raise wait_timeout(self.store, trackers, patience.seconds, self._state())
+                with follower.lock:  # else another's look could come between these two
+                    if done():
+                        return
+                    if over:
+                        raise wait_timeout(self.store, trackers, patience.seconds, self._state())
                 woken = yield Park(follower.span_us(patience.end_us), partial(awaited, trackers))
 
         return steps
@@ -303,64 +306,67 @@ class MessagePoller:
     def _run(self, steps: Steps[T]) -> T:
         __tracebackhide__ = True
         wakeup = self.clock.wakeup(polls=True)
-        # Heard before it is read: a commit between the look and the wait ends the wait.
-        forget = self._follower.listen(wakeup)
         try:
+            # Heard before it is read: a commit between the look and the wait ends the wait.
+            self._follower.listen(wakeup)
             return drive(steps(wakeup), wakeup, self._interval_us, notified=self._follower.notified)
         finally:
-            forget()
+            self._follower.forget(wakeup)
 
     async def _run_async(self, steps: Steps[T]) -> T:
         wakeup = self.clock.async_wakeup(polls=True)
-        forget = self._follower.listen(wakeup)
         try:
+            self._follower.listen(wakeup)
             return await drive_async(
                 steps(wakeup), wakeup, self._interval_us, notified=self._follower.notified
             )
         finally:
-            forget()
+            self._follower.forget(wakeup)
 
     # -- a thread of its own
 
     def start(self) -> None:
         """Begin to poll on a thread of its own; RuntimeError if it does already."""
-        if self._runner is not None:
-            raise RuntimeError("this poller is running already")
-        self._stopping = False
-        self._runner_wakeup = self.clock.wakeup(polls=True)
-        forget = self._follower.listen(self._runner_wakeup)
-        self._runner = self.clock.spawn(self.run, self._runner_wakeup, forget)
+        own = OwnThread(self._follower)
+        try:
+            self._start(own)
+        except BaseException:
+            self._abandon(own)
+            raise
+
+    def _start(self, own: OwnThread) -> None:
+        with self._own_changes:
+            if self._own is not None and self._own.goes_on:
+                raise RuntimeError("this poller is running already")
+            self._own = own
+        self._follower.revive()
         resources.register(self)
+        own.start()
+
+    def _abandon(self, own: OwnThread) -> None:
+        own.end()
+        with self._own_changes:
+            if self._own is own:
+                self._own = None
 
     def stop(self) -> None:
         """End that thread. Events that it has not delivered stay for the next poll."""
-        runner, self._runner = self._runner, None
-        if runner is not None and self._runner_wakeup is not None:
-            self._stopping = True
-            self._runner_wakeup.set()
-            runner.join()
-
-    def run(self, wakeup: Wakeup, forget: Callable[[], None]) -> None:
-        """What the poller's own thread does."""
-        follower, woken = self._follower, False
-        try:
-            while not self._stopping:
-                follower.look_patiently(wakeup, instant_over=not woken)
-                woken = wakeup.wait(
-                    follower.span_us(),
-                    why="a commit (it polls)",
-                    beat_us=self._interval_us,
-                    notified=follower.notified,
-                )
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not be silent
-            # Every waiter gets it, and if there is none, whoever ends the with block.
-            follower.die(error)
-        finally:
-            forget()
+        own = self._own
+        if own is None:
+            return
+        own.ending = True  # before any call, so that an interrupt of this one leaves none running
+        if not self._follower.is_inherited:
+            self._abandon(own)
+            own.join()
 
     def __enter__(self) -> MessagePoller:
-        self.start()
-        return self
+        own = OwnThread(self._follower)
+        try:
+            self._start(own)
+            return self
+        except BaseException:  # no block is entered, so none would end it
+            self._abandon(own)
+            raise
 
     def __exit__(
         self,
@@ -394,7 +400,8 @@ class MessagePoller:
 
     def left_open(self) -> str | None:
         """See :mod:`pytest_claude_comms.resources`."""
-        if self._runner is None:
+        own = self._own
+        if own is None or self._follower.is_inherited or not own.is_alive():
             return None
         return f"a poller of {self.store.url} is still running: use it in a with block or stop() it"
 

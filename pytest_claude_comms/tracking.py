@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from typing import Any, Literal
 
 from .records import Change
@@ -59,8 +60,8 @@ class StatusTracker:
 
     def __init__(self, message: MessageLike) -> None:
         self.message_id = message_id_of(message)
+        # All that is known, so that no interrupt leaves a change half applied.
         self._history: list[Change] = []
-        self._statuses: list[MessageStatus] = []
 
     def apply(self, change: Change) -> Event | None:
         """Take a change; None if it (or a later one) was applied before.
@@ -75,19 +76,17 @@ class StatusTracker:
         if change.revision <= self.revision:
             return None
         self._history.append(change)
-        if not self._statuses or self._statuses[-1] is not change.status:
-            self._statuses.append(change.status)
         return Event.of(change, self)
 
     @property
     def status(self) -> MessageStatus:
         """The latest status; UNKNOWN as long as the message does not exist."""
-        return self._statuses[-1] if self._statuses else MessageStatus.UNKNOWN
+        return self._history[-1].status if self._history else MessageStatus.UNKNOWN
 
     @property
     def statuses(self) -> list[MessageStatus]:
         """The distinct statuses in order, without UNKNOWN."""
-        return list(self._statuses)
+        return [status for status, _ in groupby(change.status for change in self._history)]
 
     @property
     def history(self) -> list[Change]:
@@ -141,7 +140,7 @@ class StatusTracker:
         return [Event.of(change, self) for change in self._history[start:]]
 
     def __repr__(self) -> str:
-        steps = " -> ".join(self._statuses) or "unknown"
+        steps = " -> ".join(self.statuses) or "unknown"
         return f"<StatusTracker {self.message_id!r}: {steps}>"
 
 

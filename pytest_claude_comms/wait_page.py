@@ -33,7 +33,8 @@ def awaited(trackers: list[StatusTracker]) -> str:
 def wait_timeout(
     store: ConversationStore, trackers: list[StatusTracker], timeout: float, poller: PollerState
 ) -> WaitTimeout:
-    """The error for those of ``trackers`` that are not terminal after ``timeout`` seconds."""
+    """The error for those of ``trackers``, one at least, that are not terminal after ``timeout``
+    seconds. Nobody may look meanwhile."""
     waiting = [tracker for tracker in trackers if not tracker.is_terminal]
     first = waiting[0]
     subject = f"message {render.clean(first.message_id)}{_thread_title(store, first)}"
@@ -74,10 +75,11 @@ def _thread_title(store: ConversationStore, tracker: StatusTracker) -> str:
 def _standing(store: ConversationStore, tracker: StatusTracker) -> str:
     if not tracker.exists:
         return "unknown: the message does not exist"
-    since = next(c for c in tracker.history if c.status is tracker.status)
+    history = tracker.history
+    now = history[-1]
+    since = next(change for change in history if change.status is now.status)
     age = (store.clock.now() - since.at).total_seconds()
-    length = render.characters(tracker.content_length)
-    return f"{tracker.status} for {render.span(age)}, {length}"
+    return f"{now.status} for {render.span(age)}, {render.characters(now.content_length)}"
 
 
 def _state(store: ConversationStore, tracker: StatusTracker, poller: PollerState) -> str:
@@ -102,4 +104,7 @@ def _hint(store: ConversationStore, tracker: StatusTracker) -> str:
         return f"the store cannot be read: {error}"
     if deadline is None:
         return "no deadline is set on this message: if its writer is gone, nothing will end it"
-    return f"its own deadline comes at {render.instant(deadline)}, after this patience ended"
+    when = render.instant(deadline)
+    if deadline > store.clock.now():
+        return f"its own deadline comes at {when}, after this patience ended"
+    return f"its own deadline came at {when}, and the store could not settle it"

@@ -47,6 +47,12 @@ class Patience:
         left_us = self.end_us - clock.monotonic_us()
         return left_us < 0 or (left_us == 0 and instant_over)
 
+    def span_us(self, clock: Clock, most_us: int) -> int:
+        """How long to wait without outlasting it: ``most_us``, or less."""
+        if self.end_us is None:
+            return most_us
+        return max(0, min(most_us, self.end_us - clock.monotonic_us()))
+
 
 Running: TypeAlias = Generator[Park, bool, T]
 """It is sent whether something was signalled; if not, the time is up."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms.errors import InvalidTransition
+from pytest_claude_comms.errors import InvalidTransition, WaitTimeout
 from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.stores import rules
+from pytest_claude_comms.stores.adapted import adapt_store
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
 
@@ -307,3 +309,68 @@ def test_a_store_that_leaves_what_is_due_as_it_is_is_asked_again_later(clock: Fa
         due_us = late.next_deadline_us() or 0
         tracker = MessagePoller(late, interval=0.5).wait("m", timeout=60)
         assert (tracker.status, clock.elapsed, late.asked) == ("timeout", 3, 5)
+
+
+class Theirs:
+    """A store of the original shape, and somebody's own: deadlines are set behind our back."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.looks = 0
+        self.rows: dict[str, dict[str, Any]] = {
+            f"m{number}": {"message_id": f"m{number}", "status": "processing", "content": ""}
+            for number in range(count)
+        }
+
+    def get_thread(self, thread_id: str) -> dict[str, Any]:
+        self.looks += 1
+        return {"thread_id": thread_id, "messages": [dict(row) for row in self.rows.values()]}
+
+    def update_message(self, message_id: str, status: str, error: str | None = None) -> None:
+        self.rows[message_id].update(status=status, error=error)
+
+
+def test_a_deadline_that_is_set_later_and_alone_is_settled(clock: FakeClock) -> None:
+    """Where nobody tells of it, and there is no change that would show it."""
+    theirs = Theirs()
+    poller = MessagePoller(adapt_store(theirs, clock=clock, threads=["t"]), interval=1)
+
+    def set_deadline() -> None:
+        theirs.rows["m0"]["deadline_at"] = (clock.now() + timedelta(seconds=3)).isoformat()
+
+    clock.at(2, set_deadline)
+    clock.at(100, lambda: None)
+    tracker = poller.wait("m0", timeout=60)
+    assert (tracker.status, clock.elapsed) == ("timeout", 5)
+
+
+def test_and_to_ask_for_it_looks_at_no_message(clock: FakeClock) -> None:
+    theirs = Theirs(1000)
+    store = adapt_store(theirs, clock=clock, threads=["t"])
+    poller = MessagePoller(store)
+    for name in theirs.rows:
+        poller.track(name)
+    poller.poll_once()
+    theirs.looks = 0
+    for _ in range(10):
+        poller.poll_once()
+    assert theirs.looks == 10
+
+
+@pytest.mark.parametrize("timeout", [3, 60])
+def test_the_page_of_a_store_that_cannot_settle_a_deadline(
+    clock: FakeClock, timeout: float
+) -> None:
+    class Unwritable:
+        def get_thread(self, thread_id: str) -> dict[str, Any]:
+            row = {"message_id": "m", "status": "processing", "deadline_at": deadline}
+            return {"thread_id": thread_id, "messages": [row]}
+
+    deadline = (clock.now() + timedelta(seconds=3)).isoformat()
+    store = adapt_store(Unwritable(), clock=clock, threads=["t"])
+    clock.at(100, lambda: None)
+    with pytest.raises(WaitTimeout) as caught:
+        MessagePoller(store, interval=1).wait("m", timeout=timeout)
+    assert str(caught.value).splitlines()[-1] == (
+        "  hint     its own deadline came at 2026-01-01T00:00:03Z, "
+        "and the store could not settle it"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms.clock import SystemClock, Wakeup, unhandled_hook
-from pytest_claude_comms.dispatch import MOST_THREADS, Callback, Dispatcher
+from pytest_claude_comms.dispatch import MOST_THREADS, Callback, Callbacks, Dispatcher
 from pytest_claude_comms.errors import ClockDeadlock
 from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.records import Change
@@ -39,8 +39,15 @@ def event(revision: int, message_id: str = "m") -> Event:
     return Event.of(change, StatusTracker(message_id))
 
 
-def named(*callbacks: Callback) -> tuple[tuple[str, Callback], ...]:
-    return tuple((f"on_{place}", callback) for place, callback in enumerate(callbacks))
+class named(Callbacks):  # noqa: N801 - read as a verb
+    """Callbacks for every event, by their places."""
+
+    def __init__(self, *callbacks: Callback) -> None:
+        super().__init__(on_content=None, on_status=None, on_event=None, by_status={})
+        self._named = {f"on_{place}": callback for place, callback in enumerate(callbacks)}
+
+    def of(self, event: Event) -> tuple[tuple[str, Callback], ...]:
+        return tuple(self._named.items())
 
 
 def test_one_trackers_callbacks_run_one_after_another_in_order(clock: FakeClock) -> None:
@@ -148,7 +155,7 @@ def test_even_system_exit_stops_nothing() -> None:
     reports: list[BaseException] = []
     dispatcher = Dispatcher(SystemClock())
     with unhandled_hook(lambda error, what: reports.append(error)):
-        dispatcher.queue(event(1), (("on_x", lambda each: sys.exit(1)),))
+        dispatcher.queue(event(1), named(lambda each: sys.exit(1)))
         dispatcher.queue(event(2), named(lambda each: None))
         assert dispatcher.flush(60)
     assert [type(error) for error in reports] == [SystemExit]
@@ -331,6 +338,36 @@ def test_interrupts_while_threads_are_started_use_up_none_of_them() -> None:
         assert seen == [*range(1, MOST_THREADS + 1)]
 
 
+def test_an_interrupt_right_after_an_event_was_counted_takes_that_back(clock: FakeClock) -> None:
+    class Struck(named):
+        counted = 0
+        strikes = True
+
+        @property
+        def told(self) -> int:
+            return self.counted
+
+        @told.setter
+        def told(self, value: int) -> None:
+            self.counted = value
+            if value == 1 and self.strikes:
+                self.strikes = False
+                raise KeyboardInterrupt
+
+    seen: list[int] = []
+    dispatcher = Dispatcher(clock)
+    callbacks = Struck(lambda each: seen.append(each.revision))
+    for told in (0, 1, 2):
+        try:
+            dispatcher.queue(event(callbacks.told + 1), callbacks)
+        except KeyboardInterrupt:
+            assert told == 0
+        assert callbacks.told == told
+        assert dispatcher.oldest() == (None if told == 0 else 1)
+    assert dispatcher.flush()
+    assert seen == [1, 2]
+
+
 class Poor(FakeClock):
     """It gives no thread while ``refuse`` is not 0; each one asked for takes one off."""
 
@@ -381,8 +418,39 @@ def test_nudge_says_whether_somebody_will_run_what_is_queued(poor: Poor) -> None
     poor.advance(0)
     poor.refuse = 2
     dispatcher.queue(event(2, "b"), named(lambda each: None))
-    assert dispatcher.nudge() is True, "nobody new, but one who works"
+    assert dispatcher.nudge() is False, "one works, but may do so for long"
     assert dispatcher.flush() is True
+
+
+def test_a_flush_does_not_rely_on_a_thread_that_is_only_asked_for() -> None:
+    """The system may not give that one either."""
+
+    class Slow(FakeClock):
+        refuse = 2
+
+        def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if self.refuse and f.__name__ == "run_callbacks":
+                self.refuse -= 1
+                if self.refuse:
+                    self.sleep(1)
+                raise RuntimeError("can't start new thread")
+            return super().spawn(f, *args, **kwargs)
+
+    with Slow() as clock:
+        dispatcher = Dispatcher(clock)
+        seen: list[float] = []
+        clock.spawn(dispatcher.queue, event(1), named(lambda each: seen.append(clock.elapsed)))
+        clock.advance(0.5)
+        assert dispatcher.flush() is True
+        assert seen == [0.55]
+
+
+def test_what_has_ended_is_not_kept_though_nobody_asks_for_the_oldest(clock: FakeClock) -> None:
+    dispatcher = Dispatcher(clock)
+    for revision in range(100):
+        dispatcher.queue(event(revision), named(lambda each: None))
+    assert dispatcher.flush()
+    assert not dispatcher._oldest
 
 
 def test_an_interrupt_while_a_thread_is_started_costs_no_place_in_the_pool(poor: Poor) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -878,6 +881,182 @@ def test_stop_returns_when_the_last_look_has_ended(clock: FakeClock) -> None:
         clock.advance(0.5)
         poller.stop()
         assert clock.elapsed == 2
+
+
+def test_a_start_while_another_stops_does_not_revive_what_is_stopped(clock: FakeClock) -> None:
+    class Slow(MemoryConversationStore):
+        def changes(self, *args: Any, **kwargs: Any) -> Any:
+            clock.sleep(2)
+            return super().changes(*args, **kwargs)
+
+    stopped: list[float] = []
+
+    def stop() -> None:
+        poller.stop()
+        stopped.append(clock.elapsed)
+
+    with Slow(clock=clock) as store:
+        poller = MessagePoller(store)
+        poller.start()
+        clock.at(0.5, stop)
+        clock.advance(1)
+        poller.start()
+        clock.advance(10)
+        assert stopped == [2]
+        assert sum("a commit (it polls)" in line for line in clock.waiting()) == 1
+        poller.stop()
+        assert clock.waiting() == []
+
+
+class SlowToStart(FakeClock):
+    """It takes a second to give a poller its thread."""
+
+    def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if f.__name__ == "run":
+            self.sleep(1)
+        return super().spawn(f, *args, **kwargs)
+
+
+def test_of_two_that_start_it_at_once_one_is_refused() -> None:
+    with SlowToStart() as clock, MemoryConversationStore(clock=clock) as store:
+        poller = MessagePoller(store)
+        clock.spawn(poller.start)
+        clock.advance(0.5)
+        with pytest.raises(RuntimeError, match="^this poller is running already$"):
+            poller.start()
+        clock.advance(1)
+        assert poller.left_open() is not None
+        poller.stop()
+        assert clock.waiting() == []
+
+
+def test_one_that_is_stopped_before_its_thread_has_begun_ends() -> None:
+    with SlowToStart() as clock, MemoryConversationStore(clock=clock) as store:
+        poller = MessagePoller(store)
+        clock.spawn(poller.start)
+        clock.advance(0.5)
+        poller.stop()
+        clock.advance(1)
+        assert (poller.left_open(), clock.waiting(), poller.polls) == (None, [], 0)
+        assert not store._hub._listeners
+
+
+def test_a_thread_that_cannot_be_had_leaves_nothing() -> None:
+    class Poor(FakeClock):
+        refuse = True
+
+        def spawn(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if self.refuse:
+                raise RuntimeError("can't start new thread")
+            return super().spawn(f, *args, **kwargs)
+
+    poor = Poor()
+    with poor, MemoryConversationStore(clock=poor) as store:
+        poller = MessagePoller(store)
+        with pytest.raises(RuntimeError, match="^can't start"):
+            poller.start()
+        with pytest.raises(RuntimeError, match="^can't start"), poller:
+            pass
+        assert poller.left_open() is None
+        assert not store._hub._listeners
+        poor.refuse = False
+        with poller:
+            poor.advance(0)
+            assert poller.polls == 1
+
+
+def test_a_store_that_takes_no_listener_leaves_nothing(clock: FakeClock) -> None:
+    class Deaf(MemoryConversationStore):
+        def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+            raise LookupError("no listeners")
+
+    with Deaf(clock=clock) as store:
+        poller = MessagePoller(store)
+        with pytest.raises(LookupError):
+            poller.wait("m")
+        with pytest.raises(LookupError):
+            poller.start()
+        assert not poller._follower._signals
+
+
+# -- over a fork
+
+
+USES: dict[str, Callable[[MessagePoller], object]] = {
+    "track": lambda poller: poller.track("m"),
+    "poll_once": lambda poller: poller.poll_once(),
+    "cursor": lambda poller: poller.cursor,
+    "flush": lambda poller: poller.flush(),
+    "wait": lambda poller: poller.wait("m", timeout=1),
+    "wait_all": lambda poller: poller.wait_all(["m"], timeout=1),
+    "wait_any": lambda poller: poller.wait_any(["m"], timeout=1),
+    "watch": lambda poller: list(poller.watch("m", timeout=1)),
+    "wait_async": lambda poller: asyncio.run(poller.wait_async("m", timeout=1)),
+    "start": lambda poller: poller.start(),
+    "with": lambda poller: poller.__enter__(),
+    "end of with": lambda poller: poller.__exit__(None, None, None),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_in_the_child_of_a_fork_it_waits_for_no_lock_of_the_parents(
+    store: MemoryConversationStore,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    use: str,
+) -> None:
+    poller = MessagePoller(store)
+
+    def look() -> None:
+        with poller._follower.lock, poller._follower.dispatcher._lock:
+            clock.sleep(1000)
+
+    clock.spawn(look)
+    clock.advance(1)
+    poller.start()
+    clock.advance(0)
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        child.setattr(store, "subscribe", None)  # it has a lock too
+        with pytest.raises(RuntimeError) as caught:
+            USES[use](poller)
+        assert str(caught.value) == (
+            "the poller of memory: was made before a fork and is used in the child: make another "
+            "there, of a store that is opened there"
+        )
+        assert poller.left_open() is None
+        poller.stop()  # there is nothing to stop
+    assert clock.elapsed == 1
+    clock.advance(1000)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_it_looks() -> None:
+    store = MemoryConversationStore()
+    poller = MessagePoller(store)
+    held, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with poller._follower.lock:
+            held.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    assert held.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # one that waits for the lock for ever ends by it
+        try:
+            poller.wait("m", timeout=1)
+        except RuntimeError as error:
+            os._exit("was made before a fork" not in str(error))
+        finally:
+            os._exit(2)
+    over.set()
+    thread.join(60)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_the_fake_clock_says_of_who_waits(

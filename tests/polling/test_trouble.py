@@ -69,6 +69,13 @@ def test_wait_survives_trouble_while_it_begins(store: Flaky, clock: FakeClock) -
     assert clock.elapsed == 1
 
 
+def test_a_wait_for_ever_survives_trouble_while_it_begins(store: Flaky, clock: FakeClock) -> None:
+    store.trouble = 4
+    clock.at(9, store.update_message, "m", status="complete")
+    assert MessagePoller(store, interval=2).wait("m").is_terminal
+    assert clock.elapsed == 9
+
+
 def test_trouble_while_a_wait_begins_with_work_outside(store: Flaky, clock: FakeClock) -> None:
     """Time stands still then, and yet it looks again."""
     store.trouble = 4
@@ -380,3 +387,75 @@ def test_an_error_of_the_store_points_from_the_test_to_the_store(store: Flaky) -
     assert shown[0] == "test_an_error_of_the_store_points_from_the_test_to_the_store"
     assert shown[-1] == "changes"
     assert not {"wait", "_run", "drive", "steps"} & set(shown)
+
+
+def test_trouble_is_over_with_any_look_that_succeeds(store: Flaky, clock: FakeClock) -> None:
+    """Also with one that raises what it meets; a minute later it would be the same trouble."""
+    poller = MessagePoller(store, interval=1)
+    poller.track("m")
+    store.trouble = 10**6
+    with pytest.raises(WaitTimeout):
+        poller.wait("m", timeout=3)
+    store.trouble = 0
+    for _ in range(10):
+        clock.advance(10)
+        poller.poll_once()
+    clock.at(105, lambda: setattr(store, "trouble", 0))
+    store.trouble = 10**6
+    clock.at(106, store.update_message, "m", status="complete")
+    assert poller.wait("m").is_terminal
+    assert clock.elapsed == 106
+
+
+def test_a_wait_that_could_not_begin_outlasts_no_patience(store: Flaky, clock: FakeClock) -> None:
+    store.trouble = 10**6
+    with pytest.raises(StoreBusy):
+        MessagePoller(store, interval=2).wait("m", timeout=0.5)
+    assert clock.elapsed == 0.5
+    clock.at(5, lambda: setattr(store, "trouble", 0))
+    with pytest.raises(WaitTimeout):
+        MessagePoller(store, interval=2).wait("m", timeout=5.5)
+    assert clock.elapsed == 6
+
+
+# -- begun again
+
+
+@pytest.mark.parametrize("error", FATAL)
+def test_what_ended_one_thread_is_not_told_of_the_next(
+    store: Flaky, clock: FakeClock, error: StoreError
+) -> None:
+    """The store has recovered since."""
+    store.error = error
+    poller = MessagePoller(store)
+    tracker = poller.track("m")
+    poller.start()
+    clock.advance(0)
+    store.trouble = 1
+    store.update_message("m", append="x")
+    clock.advance(0)
+    assert poller.left_open() is None, "it is dead"
+    poller.start()
+    assert poller.left_open() is not None
+    store.update_message("m", status="complete")
+    assert poller.wait("m", timeout=5) is tracker
+    poller.stop()
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_what_ends_the_next_thread_is_told_by_its_block(
+    store: Flaky, clock: FakeClock, *, seen: bool
+) -> None:
+    """Whether or not somebody asked what ended the one before."""
+    poller = MessagePoller(store)
+    poller.track("m")
+    store.error, store.trouble = FATAL[1], 10**6
+    poller.start()
+    clock.advance(0)
+    if seen:
+        with pytest.raises(HistoryGone):
+            poller.wait("m")
+    poller.stop()
+    with pytest.raises(HistoryGone) as caught, poller:
+        clock.advance(0)
+    assert caught.value is FATAL[1]

@@ -14,9 +14,11 @@ from pytest_claude_comms.clock import Wakeup
 from pytest_claude_comms.errors import ClockDeadlock, StoreBusy, WaitTimeout
 from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller, poll_message_until_complete
+from pytest_claude_comms.records import Change
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
-from pytest_claude_comms.wait_page import awaited
+from pytest_claude_comms.tracking import Event, StatusTracker
+from pytest_claude_comms.wait_page import PollerState, awaited, wait_timeout
 
 
 @pytest.fixture
@@ -106,6 +108,66 @@ def test_the_page_tells_of_a_deadline_to_come(
     assert str(caught.value).splitlines()[-1] == (
         "  hint     its own deadline comes at 2026-01-01T00:01:30Z, after this patience ended"
     )
+
+
+def test_the_page_tells_of_a_deadline_that_is_past(clock: FakeClock) -> None:
+    class Unwritable(MemoryConversationStore):
+        def expire(self) -> list[Any]:
+            raise StoreBusy("/comms.db", 5)
+
+    with Unwritable(clock=clock) as store:
+        store.create_thread(thread_id="t")
+        add(store, "m", timeout=30)
+        with pytest.raises(WaitTimeout) as caught:
+            MessagePoller(store).wait("m", timeout=40)
+    assert str(caught.value).splitlines()[-1] == (
+        "  hint     its own deadline came at 2026-01-01T00:00:30Z, "
+        "and the store could not settle it"
+    )
+
+
+def test_the_page_is_of_one_moment(
+    store: MemoryConversationStore,
+    clock: FakeClock,
+    poller: MessagePoller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A message that ends while the page is made ends for the next wait."""
+    add(store, "m")
+    real = MessagePoller._state
+
+    def state(self: MessagePoller) -> PollerState:
+        store.update_message("m", status="complete")
+        clock.spawn(poller.poll_once)
+        clock.sleep(1)
+        return real(self)
+
+    monkeypatch.setattr(MessagePoller, "_state", state)
+    with pytest.raises(WaitTimeout, match="status   pending for 6.0 s") as caught:
+        poller.wait("m", timeout=5)
+    assert caught.value.message_ids == ("m",)
+    assert poller.wait("m", timeout=0).status == "complete"
+
+
+def test_the_page_of_a_message_that_changes_meanwhile(store: MemoryConversationStore) -> None:
+    """It comes in the midst of what tells how it stands."""
+    coming = ["processing", "complete"]
+
+    class Late(StatusTracker):
+        @property
+        def history(self) -> list[Change]:
+            found = super().history
+            if coming:
+                store.update_message("m", status=coming.pop(0))
+                self.apply(store.changes(self.revision).items[0])
+            return found
+
+    add(store, "m")
+    tracker = Late("m")
+    tracker.apply(store.changes().items[0])
+    page = str(wait_timeout(store, [tracker], 5, PollerState(1, 1, in_trouble=False)))
+    assert "  status   processing for 0.0 s, 0 characters\n" in page
+    assert tracker.is_terminal
 
 
 def test_a_last_poll_is_made_before_wait_timeout(
@@ -442,6 +504,35 @@ def test_patience_does_not_end_before_its_instant_is_over(
     clock.at(30, store.update_message, "n", status="complete")
     assert poller.wait("m", timeout=30).status == "complete"
     assert clock.elapsed == 30
+
+
+def test_an_end_that_another_is_in_the_midst_of_reading_is_not_missed(
+    store: MemoryConversationStore,
+    clock: FakeClock,
+    poller: MessagePoller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes between a wait's look and its question whether one has ended."""
+    add(store, "m", "n")
+    real_look, real_apply = Follower.look_patiently, StatusTracker.apply
+
+    def slow(self: StatusTracker, change: Change) -> Event | None:
+        if change.status.is_terminal:
+            clock.sleep(2)
+        return real_apply(self, change)
+
+    def look(self: Follower, *args: Any, **kwargs: Any) -> None:
+        real_look(self, *args, **kwargs)
+        if clock.elapsed == 1:
+            store.update_message("m", status="complete")
+            clock.spawn(poller.poll_once)
+            clock.sleep(1)
+
+    monkeypatch.setattr(StatusTracker, "apply", slow)
+    monkeypatch.setattr(Follower, "look_patiently", look)
+    clock.at(1, store.update_message, "n", append="x")
+    assert poller.wait_any(["m", "n"], timeout=60).message_id == "m"
+    assert clock.elapsed == 3
 
 
 def test_the_end_of_another_message_is_not_taken_for_one_that_is_awaited(
