@@ -65,7 +65,9 @@ def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:
         waiting = [] if clock is None else clock.waiting()
         if waiting:
             lines += ["", "actors of the clock:", *waiting]
-    except Exception as error:  # noqa: BLE001 - a store that fails here must not end the run
+    except (KeyboardInterrupt, SystemExit, pytest.exit.Exception):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a store that fails here must not end the run
         lines.append(f"the store could not be read: {type(error).__name__}: {error}")
     return "\n".join(lines)
 

@@ -23,5 +23,13 @@ def register(resource: Resource) -> None:
 
 def left_open() -> dict[int, tuple[Resource, str]]:
     """What is open now, by ``id``."""
-    found = ((resource, resource.left_open()) for resource in list(_resources))
+    found = ((resource, resource.left_open()) for resource in _all())
     return {id(resource): (resource, text) for resource, text in found if text is not None}
+
+
+def _all() -> list[Resource]:
+    while True:
+        try:
+            return list(_resources)
+        except RuntimeError:  # another thread has opened one meanwhile
+            continue

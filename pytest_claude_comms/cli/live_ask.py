@@ -81,7 +81,7 @@ class Progress:
         self.status = message.status
         self.characters = len(message.content)
         cost, usage = message.metadata.get("cost_usd"), message.metadata.get("usage")
-        self.cost_usd = cost if isinstance(cost, (int, float)) else self.cost_usd
+        self.cost_usd = self.cost_usd if _float(cost) is None else _float(cost)
         self.tokens = _output_tokens(usage) if isinstance(usage, dict) else self.tokens
 
     @property
@@ -128,9 +128,17 @@ def _asks_again(update: StreamUpdate) -> str:
     if retry is None:
         return "asking again"
     why = retry.error_status or retry.error or "no answer"
-    delay = retry.retry_delay_ms
+    delay = _float(retry.retry_delay_ms)
     when = "" if delay is None else f" in {delay / 1000:.1f} s"
     return f"asking again{when} ({why})"
+
+
+def _float(value: object) -> float | None:
+    """A number, if it is one that can be shown."""
+    try:
+        return float(value) if isinstance(value, (int, float)) else None
+    except OverflowError:  # the CLI may print any
+        return None
 
 
 def _output_tokens(usage: Mapping[str, Any]) -> int | None:

@@ -126,6 +126,7 @@ class FileLock:
         # so that clean-up after an interrupt need not know how far it had come.
         self._mutex = threading.RLock()
         self._owner: int | None = None
+        self._closes_with_its_call = False
         _locks.add(self)
 
     def claim(self) -> Claim:
@@ -162,14 +163,21 @@ class FileLock:
                     _unlock(self._descriptor)
                 except OSError:  # as seen on network file systems
                     self._close_file()  # lets go too; the next one to lock opens it again
+            if self._closes_with_its_call:
+                self._closes_with_its_call = False
+                self._close_file()
             self._owner = None
         with suppress(RuntimeError):
             self._mutex.release()
 
     def close(self) -> None:
-        """Close the file. The next :meth:`acquire` would open it again."""
+        """Close the file, or have the call of this thread that holds the lock do so in the end.
+        The next claim would open it again."""
         with self._mutex:
-            self._close_file()
+            if self._owner == threading.get_ident():
+                self._closes_with_its_call = True
+            else:
+                self._close_file()
 
     def _refuse_twice(self) -> None:
         if self._owner == threading.get_ident():

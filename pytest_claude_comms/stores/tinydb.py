@@ -259,6 +259,8 @@ class TinyDBConversationStore(KeepingStore):
         return _View(image, stamp, contents.place)
 
     def _load(self) -> _View:
+        # Before it is read: a call in the midst of this one, of the same thread, may commit.
+        known = self._known
         contents = self._journal.read()
         found = self._read_checkpoint()
         if contents is None or found is None:
@@ -272,7 +274,6 @@ class TinyDBConversationStore(KeepingStore):
                 self._journal.path,
                 f"it does not go on from change {checkpoint.mark.seq}, where {self._path} ends",
             )
-        known = self._known
         if contents.place.mark.seq < known.seq or (
             known.seq >= contents.base.seq and known not in marks
         ):
@@ -302,7 +303,8 @@ class TinyDBConversationStore(KeepingStore):
             if view is None or not self._is_current(view):
                 view = self._read_on(view) or _settled(self._load)
                 self._view = view
-                self._known = view.place.mark
+                if view.place.mark.seq >= self._known.seq:
+                    self._known = view.place.mark
         return view
 
     def _read_on(self, view: _View | None) -> _View | None:
@@ -501,7 +503,7 @@ class TinyDBConversationStore(KeepingStore):
     def _close(self) -> None:
         try:
             # What cannot be written now is in the journal, for the next one who opens it.
-            with suppress(StoreError):
+            with suppress(StoreError, RuntimeError):  # RuntimeError: a call was interrupted
                 self._check_there()
                 with self._lock.held(self.clock, _CLOSE_PATIENCE_US, self._path), self._guard:
                     view = self._refresh()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_claude_comms import MessageStatus, StreamReader
+from pytest_claude_comms import MessageStatus, StreamReader, open_store
 from pytest_claude_comms.claude.outcome import ApiRetry
 from pytest_claude_comms.claude.updates import StreamUpdate
 from pytest_claude_comms.cli import flow as flow_module
@@ -217,6 +217,18 @@ def retry(delay: int | None, status: int | None) -> StreamUpdate:
         attempt=1, max_retries=3, retry_delay_ms=delay, error_status=status, error=None
     )
     return StreamUpdate(kind="retry", retry=again)
+
+
+def test_numbers_that_cannot_be_shown() -> None:
+    progress = Progress(0)
+    progress.take(retry(10**400, 529), 0)
+    assert words(progress, 2) == "pending · 2 s · asking again (529) · 1 retry"
+    with open_store("memory:") as store:
+        thread = store.create_thread()
+        given = {"cost_usd": 10**400, "usage": {"output_tokens": 10**400}}
+        progress.end(store.add_message(thread, "a", metadata=given))
+    assert "$" not in words(progress, 3)
+    assert "$" not in progress.summary()
 
 
 def test_progress() -> None:

@@ -193,6 +193,25 @@ def test_a_store_that_cannot_be_described_does_not_end_the_run(
     result.stdout.fnmatch_lines(["the store could not be read: KeyError: 'half written'"])
 
 
+def test_a_store_that_fails_the_test_while_its_page_is_made_does_not_end_the_run(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("end", ["fail", "skip"])
+        @pytest.mark.claude_comms(stores=["memory"])
+        def test_fails(store, monkeypatch, end):
+            must_not_be_called = getattr(pytest, end)
+            monkeypatch.setattr(store, "messages", lambda: must_not_be_called("so it was"))
+            assert 0
+
+        def test_next(): pass
+        """
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["the store could not be read: Failed: so it was"])
+
+
 def test_divergences_before_the_store_is_open_and_of_negative_parameters(run: Run) -> None:
     result = run(
         """

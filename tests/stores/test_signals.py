@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from pytest_claude_comms import ConversationStore, clock, open_store
+from pytest_claude_comms.errors import StoreClosed
 from pytest_claude_comms.stores import core, memory
 from pytest_claude_comms.stores.files import FileLock
+from pytest_claude_comms.stores.journal import Journal
 
 _TRACED = (str(Path(core.__file__).parent), clock.__file__, threading.__file__)
 _PATIENCE = 60.0
@@ -159,6 +161,64 @@ def test_a_handler_lets_nobody_else_write_in_the_midst_of_a_write(
         assert len(meanwhile) == line + (handler.done if comes == "update_message" else 0)
         assert not any(meanwhile)
         others.close()
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_a_handler_that_closes_the_store_lets_the_write_come_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    url = f"{scheme}:///{tmp_path}/store"
+    with open_store(url, durability="process") as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "a", status="pending", message_id="m")
+        others = FileLock(store._lock.path)  # type: ignore[attr-defined]
+    name = {"sqlite": "_commit", "tinydb": "_append"}[scheme]
+    commit = getattr(type(store), name)
+    written, line, goes_on = 0, 1, True
+    meanwhile: list[bool] = []
+
+    def committed(*given: object) -> object:
+        meanwhile.append(is_free(others))
+        return commit(*given)
+
+    monkeypatch.setattr(type(store), name, committed)
+    while goes_on:
+        store = open_store(url, durability="process")
+        handler = Handler(store.close)
+        try:
+            goes_on = handler.comes_in(lambda: store.update_message("m", append="x"), line)
+            written += 1
+        except StoreClosed:
+            pass
+        store.close()
+        assert is_free(others), line
+        line += 7
+    assert len(meanwhile) == written > 5
+    assert not any(meanwhile)
+    with open_store(url) as again:
+        assert again.get_message("m").content == "x" * written
+    others.close()
+
+
+def test_what_a_handler_commits_while_a_file_is_read_anew_is_not_taken_for_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"tinydb:///{tmp_path}/store"
+    with open_store(url, durability="process") as store:
+        store.create_thread(thread_id="t")
+        with open_store(url, durability="process") as other:
+            other.add_message("t", "a", message_id="m")  # its close makes a checkpoint
+        read = Journal.read
+
+        def handled(journal: Journal) -> object:
+            found = read(journal)
+            monkeypatch.undo()
+            store.add_message("t", "a", message_id="n")
+            return found
+
+        monkeypatch.setattr(Journal, "read", handled)
+        assert store.messages()[0].message_id == "m"
+        assert [message.message_id for message in store.messages()] == ["m", "n"]
 
 
 def is_free(lock: FileLock) -> bool:
