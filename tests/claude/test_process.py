@@ -1010,16 +1010,8 @@ except ChildProcessError:
 @pytest.mark.parametrize("tool", ["its group", "a session of its own"])
 def test_who_adopts_orphans_reaps_them(claude: Claude, tmp_path: Path, tool: str) -> None:
     claude(f"say(str({_TOOLS[tool]}) + '\\n')\nsay('up\\n')\ntime.sleep(600)")
-    shown = subprocess.run(
-        [sys.executable, "-c", _ADOPTS, str(tmp_path / "claude")],
-        env={**os.environ, "PYTHONPATH": ROOT},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=LONG,
-    )
-    assert shown.stdout == "nobody is left\n"
+    shown = run(_ADOPTS, tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, "nobody is left\n"), shown.stderr
 
 
 @linux

@@ -191,6 +191,7 @@ def test_a_handler_that_closes_the_store_lets_the_write_come_to_its_end(
         except StoreClosed:
             pass
         store.close()
+        assert not handler.refused, line
         assert is_free(others), line
         line += 7
     assert len(meanwhile) == written > 5
