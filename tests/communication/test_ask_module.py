@@ -28,7 +28,8 @@ from pytest_claude_comms import (
     ask_module,
     ask_module_async,
 )
-from pytest_claude_comms.answering import FLUSH_CHARACTERS, FLUSH_US, Answering
+from pytest_claude_comms.answer import FLUSH_CHARACTERS, FLUSH_US, Answer
+from pytest_claude_comms.answering import Answering
 from pytest_claude_comms.claude.process import running
 from pytest_claude_comms.clock import SECOND
 from pytest_claude_comms.errors import (
@@ -1157,14 +1158,14 @@ async def _alone(store: ConversationStore, module: Path, call: dict[str, Any]) -
 # -- tests that would not notice are no tests: each of these promises, broken
 
 
-def _broken(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
-    monkeypatch.setattr(Answering, name, value)
+def _broken(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, value: object) -> None:
+    monkeypatch.setattr(owner, name, value)
 
 
 def test_broken_it_would_be_seen_that_nothing_is_batched(
     store: ConversationStore, claude: ScriptedClaude, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _broken(monkeypatch, "_flush_if_due", lambda self: self._flush())
+    _broken(monkeypatch, Answer, "flush_if_due", lambda self: self.flush())
     claude.replies("x" * 100, chunks=100, every=0.01)
     assert len(appends(ask(), store)) > 50
 
@@ -1172,7 +1173,7 @@ def test_broken_it_would_be_seen_that_nothing_is_batched(
 def test_broken_it_would_be_seen_that_no_life_is_shown(
     claude: ScriptedClaude, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _broken(monkeypatch, "_show_life", lambda self: None)
+    _broken(monkeypatch, Answer, "show_life", lambda self: None)
     claude.uses_tool("Bash", after=20).uses_tool("Bash", after=20).replies("done", after=20)
     assert ask(stall_timeout=30, partial_messages=False).answer.status == "timeout"
 
@@ -1180,7 +1181,7 @@ def test_broken_it_would_be_seen_that_no_life_is_shown(
 def test_broken_it_would_be_seen_that_nobody_looks_at_the_message(
     claude: ScriptedClaude, ask: Ask, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _broken(monkeypatch, "_look_at_message", lambda self, process, **_: None)
+    _broken(monkeypatch, Answering, "_look_at_message", lambda self, process, **_: None)
     claude.replies("Use _key", after=30)
     reply = ask(wait=False)
     clock.at(5, reply.cancel)
@@ -1191,6 +1192,6 @@ def test_broken_it_would_be_seen_that_nobody_looks_at_the_message(
 def test_broken_it_would_be_seen_that_a_run_lingers(
     claude: ScriptedClaude, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _broken(monkeypatch, "_expect_exit", lambda self: None)
+    _broken(monkeypatch, Answering, "_expect_exit", lambda self: None)
     claude.replies("Use _key").never_exits()
     assert ask(timeout=30).answer.status == "timeout"

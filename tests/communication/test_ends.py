@@ -74,7 +74,7 @@ def test_broken_it_would_be_seen_that_the_deadline_is_not_minded(
     expect = Answering._expect_exit
 
     def careless(self: Answering) -> None:
-        self._deadline_us = None
+        self._answer._deadline_us = None
         expect(self)
 
     monkeypatch.setattr(Answering, "_expect_exit", careless)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_claude_comms import ConversationStore, Reply, ask_module
-from pytest_claude_comms.answering import FLUSH_CHARACTERS, FLUSH_US, Answering
-from pytest_claude_comms.claude.updates import StreamUpdate
+from pytest_claude_comms.answer import FLUSH_CHARACTERS, FLUSH_US, Answer
 from pytest_claude_comms.clock import SECOND
 from tests.communication.kit import MARK, write_claude
 
@@ -83,13 +82,13 @@ def test_broken_it_would_be_seen_that_nothing_is_batched(
     real_store: ConversationStore, module: Path, folder: Path, mark: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    take = Answering._take_text
+    take = Answer.take_text
 
-    def at_once(self: Answering, update: StreamUpdate) -> None:
-        take(self, update)
-        self._flush()
+    def at_once(self: Answer, **text: str | None) -> None:
+        take(self, **text)
+        self.flush()
 
-    monkeypatch.setattr(Answering, "_take_text", at_once)
+    monkeypatch.setattr(Answer, "take_text", at_once)
     script, _ = large(DELTAS, 2_000)
     reply = ask(real_store, module, folder, mark, script)
     count, most = changes_and_most(real_store, reply)

@@ -73,7 +73,7 @@ def test_a_change_that_changes_nothing_is_none(
 
     def take_and_store(self: Answering, updates: Any) -> None:
         take(self, updates)
-        self._store(metadata={"retries": 1})
+        self._answer.store(metadata={"retries": 1})
 
     monkeypatch.setattr(Answering, "_take", take_and_store)
     claude.uses_tool("Bash", after=5).replies("done", after=30)
