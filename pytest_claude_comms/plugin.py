@@ -16,41 +16,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .clock import unhandled_hook
+from .options import MARKER, add_options, check_options, settings_of
 from .testing.leaks import Leaks
 
 if TYPE_CHECKING:
     from .polling import MessagePoller
-    from .stores.base import ConversationStore, Durability
+    from .stores.base import ConversationStore
     from .testing.exploring import Exploration
     from .testing.fake_clock import FakeClock
     from .testing.faults import Faults
-    from .testing.matrix import Settings, StoreChoice
+    from .testing.matrix import StoreChoice
     from .testing.recording import Recordings
     from .testing.scripted_claude import ScriptedClaude
 
-_OPTIONS = {
-    "stores": (
-        "tinydb,sqlite",
-        "stores that tests with a store run on: memory, tinydb, sqlite, or package.module:factory",
-    ),
-    "returns": (
-        "message",
-        (
-            "what a store's add_message returns: message, dict, str, or native (that of the "
-            "original stores: dict for tinydb and memory, str for sqlite)"
-        ),
-    ),
-    "durability": ("process", "process (survives kills) or power (also power cuts; slower)"),
-    "watchdog": ("10", "real seconds after which an actor that blocks outside the clock fails"),
-}
-_MARKER = (
-    "claude_comms(*, stores, returns, durability, watchdog, freeze, start, explore, explore_lines, "
-    "seed): this test's stores and fake clock; freeze=False leaves the standard library's time "
-    "alone, start is the clock's first instant (an aware datetime); explore=200 runs the test "
-    "under 200 schedules of its actors, seed repeats one of them"
-)
-
-_SETTINGS = pytest.StashKey["Settings"]()
 _LEAKS = pytest.StashKey[Leaks]()
 _EXIT = pytest.StashKey[ExitStack]()
 _STORE = pytest.StashKey["ConversationStore"]()
@@ -61,35 +39,22 @@ _PASSED = pytest.StashKey[bool]()
 _RECORDED = pytest.StashKey[list[dict[str, str]]]()
 _EXPLORATION = pytest.StashKey["Exploration"]()
 _TAKEN = pytest.StashKey[dict[str, str]]()
+_FAILED = pytest.StashKey[bool]()
+# What it left behind: files of its store, runs of Claude; and what a failed teardown is told with.
+_LEFT = pytest.StashKey[list[str]]()
+_RUNS = pytest.StashKey[list[str]]()
+_BESIDES = pytest.StashKey[list[str]]()
 
 
-# -- options and the marker
+# -- the run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("claude-comms", "Claude CLI communication: stores and fake time")
-    for name, (default, text) in _OPTIONS.items():
-        group.addoption(
-            f"--claude-comms-{name}",
-            metavar=name.upper(),
-            help=f"{text} (default: {default}; ini: claude_comms_{name})",
-        )
-        parser.addini(f"claude_comms_{name}", text, type="args", default=[default])
-    group.addoption(
-        "--claude-comms-record",
-        action="store_true",
-        help="run the real Claude CLI for claude.recorded(), and write what it does into the "
-        "folder transcripts beside the test's file",
-    )
-    group.addoption(
-        "--claude-comms-explore-seed",
-        metavar="SEED",
-        help="of tests marked claude_comms(explore=…), repeat the schedule of this seed",
-    )
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", _MARKER)
+    config.addinivalue_line("markers", MARKER)
     leaks = Leaks()
     config.stash[_LEAKS] = leaks
     config.stash[_EXIT] = stack = ExitStack()
@@ -106,15 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
             from .testing.recording import RecordingReport
 
             config.pluginmanager.register(RecordingReport(), "claude_comms_recording_report")
-    if (seed := config.getoption("claude_comms_explore_seed")) is not None:
-        from .testing.exploring_plan import Seed
-
-        try:
-            Seed.parse(seed)
-        except ValueError as error:
-            raise pytest.UsageError(f"--claude-comms-explore-seed: {error}") from None
-    if any(_given(config, name) != default for name, (default, _) in _OPTIONS.items()):
-        _settings(config)  # what is wrong with it is said before anything runs
+    check_options(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -123,57 +80,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         stack.close()
 
 
-def _given(config: pytest.Config, name: str) -> str:
-    option: str | None = config.getoption(f"claude_comms_{name}")
-    return ",".join(config.getini(f"claude_comms_{name}")) if option is None else option
-
-
-def _settings(config: pytest.Config) -> Settings:
-    if _SETTINGS not in config.stash:
-        from .testing.matrix import parse
-
-        settings = None
-        for name in _OPTIONS:
-            value = _given(config, name)
-            by_option = config.getoption(f"claude_comms_{name}") is not None
-            source = f"--claude-comms-{name}" if by_option else f"ini value claude_comms_{name}"
-            try:
-                settings = parse({name: value}, settings)
-            except (TypeError, ValueError) as error:
-                raise pytest.UsageError(f"{source}={value}: {error}") from None
-        assert settings is not None
-        config.stash[_SETTINGS] = settings
-    return config.stash[_SETTINGS]
-
-
-def _settings_of(node: pytest.Item) -> Settings:
-    settings = _settings(node.config)
-    markers = list(node.iter_markers("claude_comms"))
-    for marker in reversed(markers):  # the closest one has the last word
-        from .testing.matrix import parse
-
-        try:
-            if marker.args:
-                raise TypeError("it takes keyword arguments only")
-            settings = parse(marker.kwargs, settings)
-        except (TypeError, ValueError) as error:
-            # Collected first, by pytest_generate_tests, so this is where it comes to light.
-            raise pytest.Collector.CollectError(
-                f"{node.nodeid}: @pytest.mark.claude_comms: {error}"
-            ) from None
-    return settings
-
-
 # -- the matrix
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     definition = metafunc.definition
     if definition.get_closest_marker("claude_comms") is not None:
-        _settings_of(definition)
+        settings_of(definition)
     for name in ("claude_comms_store", "_claude_comms_choice"):
         if name in metafunc.fixturenames:
-            choices = _settings_of(definition).stores
+            choices = settings_of(definition).stores
             ids = [choice.name for choice in choices]
             metafunc.parametrize(name, choices, indirect=True, ids=ids)
 
@@ -191,7 +107,10 @@ def claude_comms_store(request: pytest.FixtureRequest) -> Iterator[ConversationS
 
     A test whose arguments include a clock has its store on that clock.
     """
-    settings = _settings_of(request.node)
+    from .testing.folders import new_folder
+    from .testing.matrix_store import in_shape, open_for_test
+
+    settings = settings_of(request.node)
     choice = getattr(request, "param", None)
     if choice is None:
         if len(settings.stores) > 1:
@@ -208,51 +127,16 @@ def claude_comms_store(request: pytest.FixtureRequest) -> Iterator[ConversationS
     base = None
     if request.config.pluginmanager.has_plugin("tmpdir"):
         base = request.getfixturevalue("tmp_path_factory").getbasetemp()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_file_name(choice.name)}-", dir=base))
-    store = _open(choice, folder, clock, settings.durability)
+    folder = new_folder(choice.name, base)
+    store = open_for_test(choice, folder, clock, settings.durability)
     try:
-        # What has a shape of its own, as adapted ones do, keeps it.
-        if settings.returns != "message" and not hasattr(store, "returns"):
-            from .stores.legacy import LegacyReturns
-
-            shaped: Any = LegacyReturns(store, settings.returns)  # type: ignore[arg-type]
-            request.node.stash[_STORE] = shaped
-            yield shaped
-        else:
-            request.node.stash[_STORE] = store
-            yield store
+        request.node.stash[_STORE] = shaped = in_shape(store, settings.returns)
+        yield shaped
     finally:
-        store.close()
-        _clear(request.node, folder)
-
-
-def _open(
-    choice: StoreChoice, folder: Path, clock: FakeClock | None, durability: Durability
-) -> ConversationStore:
-    from .stores.base import ConversationStore
-
-    store = choice.open(folder, clock=clock, durability=durability)
-    if not isinstance(store, ConversationStore):
-        from .stores.schemes import why_none
-
-        pytest.fail(
-            f"{choice.name} returned {store!r}, which is no ConversationStore: {why_none(store)}",
-            pytrace=False,
-        )
-    if clock is not None:
-        clock.watch_store(store)
-    if clock is not None and store.clock is not clock:
-        store.close()
-        pytest.fail(
-            f"{choice.name} returned a store on {store.clock!r}; this test has a clock, which the "
-            "factory is given as clock= and has to hand on to the store",
-            pytrace=False,
-        )
-    return store
-
-
-def _file_name(name: str) -> str:
-    return "".join(char if char.isalnum() else "_" for char in name)
+        try:
+            store.close()
+        finally:
+            _clear(request.node, folder)
 
 
 def _clear(item: pytest.Item, folder: Path) -> None:
@@ -262,11 +146,6 @@ def _clear(item: pytest.Item, folder: Path) -> None:
     item.stash[_LEFT] = left_behind(folder)
     if not item.stash.get(_FAILED, False):
         remove(folder)
-
-
-_LEFT = pytest.StashKey[list[str]]()
-_RUNS = pytest.StashKey[list[str]]()
-_FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture
@@ -293,8 +172,10 @@ def _poller(store: ConversationStore) -> Iterator[MessagePoller]:
 
     poller = MessagePoller(store)
     yield poller
-    poller.stop()
-    poller.flush(30)
+    try:
+        poller.stop()
+    finally:
+        poller.flush(30)
 
 
 @pytest.fixture
@@ -309,7 +190,7 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
     from .errors import RunAbandoned
     from .testing.fake_clock import START, FakeClock
 
-    settings = _settings_of(request.node)
+    settings = settings_of(request.node)
     exploration: Exploration | None = request.node.stash.get(_EXPLORATION, None)
     new_clock = FakeClock if exploration is None else exploration.new_clock
     clock = new_clock(settings.start or START, watchdog=settings.watchdog)
@@ -440,7 +321,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if item.get_closest_marker("claude_comms") is None:
         return None
     try:
-        settings = _settings_of(item)
+        settings = settings_of(item)
     except pytest.Collector.CollectError:
         return None  # of a unittest.TestCase: its fixtures say so
     if not settings.explore:
@@ -472,7 +353,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     item.config.stash[_LEAKS].adopt()
     keys: tuple[pytest.StashKey[Any], ...] = (
         *(_STORE, _CLOCK, _FAULTS, _LEFT, _RUNS, _FAILED),
-        *(_RECORDINGS, _PASSED, _RECORDED),
+        *(_RECORDINGS, _PASSED, _RECORDED, _BESIDES),
     )
     for key in keys:  # an item that is run again starts anew
         if key in item.stash:
@@ -493,23 +374,24 @@ def pytest_fixture_setup(
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    result = yield
-    _check_leaks(item)
+    leaks = item.config.stash[_LEAKS]
+    try:
+        result = yield
+    except BaseException:  # it fails by this; what is wrong besides is no other test's
+        item.stash[_BESIDES] = leaks.told(_left(item))
+        raise
+    leaks.check(_left(item))
     if _RECORDINGS in item.stash:
         why_not = None if item.stash.get(_PASSED, False) else "the test did not pass"
         item.stash[_RECORDED] = item.stash[_RECORDINGS].finish(why_not)
     return result
 
 
-def _check_leaks(item: pytest.Item) -> None:
-    leaks = item.config.stash[_LEAKS]
-    leaks.raise_error()
-    left = [*leaks.found(), *item.stash.get(_LEFT, [])]
-    if not item.stash.get(_FAILED, False):  # else that a run was left is no surprise
-        left += [run for run in item.stash.get(_RUNS, []) if run not in left]
-    leaks.raise_error()  # of a thread that was waited for
-    if left:
-        pytest.fail("left behind by this test:\n  " + "\n  ".join(left), pytrace=False)
+def _left(item: pytest.Item) -> list[str]:
+    """What its fixtures saw it leave."""
+    left = item.stash.get(_LEFT, [])
+    # That a test which failed left a run is no surprise.
+    return left if item.stash.get(_FAILED, False) else [*left, *item.stash.get(_RUNS, [])]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -528,19 +410,21 @@ def pytest_runtest_makereport(
         if notes is None:  # the teardown failed
             notes = item.stash[_RECORDINGS].not_written("the test's teardown failed")
         report.__dict__["claude_comms_recorded"] = notes
-    faults = item.stash.get(_FAULTS, None)
-    if report.failed and faults is not None and faults.record:
-        report.sections.append(("claude-comms: faults", "\n".join(faults.lines())))
+    if report.failed:
+        item.stash[_FAILED] = True
+        from .report import sections
+
+        faults = item.stash.get(_FAULTS, None)
+        report.sections += sections(item.stash.get(_BESIDES, []), faults)
     choice = _choice_of(item)
     if choice is None:
         return report
     from .report import describe_failure, facts
 
-    returns = getattr(item.stash.get(_STORE, None), "returns", _settings_of(item).returns)
+    returns = getattr(item.stash.get(_STORE, None), "returns", settings_of(item).returns)
     # xdist sends whatever plain values a report has on to the controller.
     report.__dict__["claude_comms"] = facts(item.nodeid, choice.name, returns)
     if report.failed:
-        item.stash[_FAILED] = True
         store = item.stash.get(_STORE, None)
         if store is not None and report.when == "call":
             section = describe_failure(store, item.stash.get(_CLOCK, None))
@@ -553,7 +437,7 @@ def _choice_of(item: pytest.Item) -> StoreChoice | None:
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     choice: StoreChoice | None = parameters.get("claude_comms_store")
     if choice is None and _STORE in item.stash:  # by getfixturevalue: there is only one then
-        choice = _settings_of(item).stores[0]
+        choice = settings_of(item).stores[0]
     return choice
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .records import Message
     from .stores.base import ConversationStore
     from .testing.fake_clock import FakeClock
+    from .testing.faults import Faults
 
 _MOST_MESSAGES = 20
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
@@ -37,6 +38,14 @@ def without_store(nodeid: str, store: str) -> str:
     # The store's own dash goes with it, and no other: `[tinydb--1]` is of parameter -1.
     rest = re.sub(rf"^{name}(-|$)|-{name}(?=-|$)", "", inside[:-1], count=1)
     return f"{head}[{rest}]" if rest else head
+
+
+def sections(besides: list[str], faults: Faults | None) -> list[tuple[str, str]]:
+    """What a failed test's report says of what went wrong besides, and on purpose."""
+    found = [("claude-comms: besides", "\n".join(besides))] if besides else []
+    if faults is not None and faults.record:
+        found.append(("claude-comms: faults", "\n".join(faults.lines())))
+    return found
 
 
 def describe_failure(store: ConversationStore, clock: FakeClock | None) -> str:

@@ -190,7 +190,8 @@ class Cast:
 
     def close(self) -> None:
         """Hear of no further process."""
-        self._clock.when_declared.remove(self._hear)
+        if self._hear in self._clock.when_declared:
+            self._clock.when_declared.remove(self._hear)
 
     def has(self, pid: int) -> bool:
         """Whether a runner of ours has started this very executable."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import TypeVar
 
 from ..clock import SECOND, Clock, Handle, Signal, seconds_to_us
@@ -44,13 +43,13 @@ class Fault:
         self.undone_us: int | None = None
         self._handle: Handle | None = None
         self._lock = threading.Lock()
-        self._ending = ExitStack()
+        self._put_backs: list[Callable[[], object]] = []
+        """What is left to be done to undo it, the last one first."""
         self._signals: list[Signal] = []
         """Of those who wait in ``pause``."""
-        self._put_right = threading.Event()
+        self._undoing = threading.RLock()
+        """Whoever undoes it holds it: one that is interrupted lets the next one go on."""
         self._pid = os.getpid()
-        self._undoer: int | None = None
-        """The thread that undoes it."""
         self._waiter: int | None = None
         """The thread on which a plan waits for its time, where the clock is a real one."""
 
@@ -60,25 +59,44 @@ class Fault:
         return self.undone_us is not None
 
     def undo(self) -> None:
-        """End it now and put things back. Doing so again changes nothing."""
+        """End it now and put things back. Doing so again changes nothing, but goes on where an
+        interrupt, as Ctrl-C or a timeout, broke it off."""
         if os.getpid() != self._pid:  # what a fork inherited is the parent's to undo
             return
-        me = threading.get_ident()
         with self._lock:
-            is_first = self.undone_us is None
-            if is_first:
-                self.undone_us, self._undoer = self.clock.now_us(), me
+            if self.undone_us is None:
+                self.undone_us = self.clock.now_us()
             signals = list(self._signals)
-        if not is_first:
-            if me not in (self._undoer, self._waiter):  # either would wait for itself
-                self._put_right.wait()
-            return
-        try:
-            for signal in signals:
-                signal.set()
-            self._ending.close()
-        finally:
-            self._put_right.set()
+        for signal in signals:
+            signal.set()
+        if threading.get_ident() == self._waiter:
+            if not self._undoing.acquire(blocking=False):
+                return  # who undoes it waits for this thread
+            try:
+                self._put_right()
+            finally:
+                self._undoing.release()
+        else:
+            with self._undoing:
+                self._put_right()
+
+    def _put_right(self) -> None:
+        failure: Exception | None = None
+        tried: Callable[[], object] | None = None
+        while self._put_backs:
+            put_back = self._put_backs[-1]
+            try:
+                put_back()
+            except Exception as error:  # noqa: BLE001 - what was done before it is to be undone too
+                failure = failure or error
+                if put_back is not tried:  # a timeout may be an exception like any other
+                    tried = put_back
+                    continue
+            # One that was interrupted stays, and those that it stands upon wait for it.
+            if self._put_backs and self._put_backs[-1] is put_back:
+                self._put_backs.pop()
+        if failure is not None:
+            raise failure
 
     def join(self, timeout: float | None = None) -> bool:
         """Let time pass until that which was planned has happened, or time is up (False).
@@ -108,8 +126,8 @@ class Fault:
             self.met += 1
 
     def when_undone(self, put_back: Callable[[], object]) -> None:
-        """Call ``put_back`` when it is undone, the last one first."""
-        self._ending.callback(put_back)
+        """Call ``put_back`` when it is undone, the last one first; again, if it was interrupted."""
+        self._put_backs.append(put_back)
 
     def goes_on_in(self, handle: Handle) -> None:
         """``handle`` is what ``join`` waits for."""

@@ -283,17 +283,22 @@ class Faults:
     def undo(self) -> None:
         """Undo all that are left, the last one first.
 
-        Raises the first error of those that cannot be undone, after all were tried.
+        Raises the first error of those that cannot be undone, after all were tried, or the
+        interrupt that broke one of them off, which is then undone after the others.
         """
-        first: BaseException | None = None
-        for fault in reversed(self._faults):
+        failure: BaseException | None = None
+        last_first = self._faults[::-1]
+        for fault in last_first * 2:  # the second time, what was interrupted
             try:
                 fault.undo()
             except Exception as error:  # noqa: BLE001 - the others are to be undone too
                 fault.notes.append(f"could not be undone: {error}")
-                first = first or error
-        if first is not None:
-            raise first
+                failure = failure or error
+            except BaseException as interrupt:  # noqa: BLE001 - and so they are
+                if failure is None or isinstance(failure, Exception):
+                    failure = interrupt
+        if failure is not None:
+            raise failure
 
     def unmet(self) -> list[str]:
         """The faults that nobody met, though they had to be, a line each."""
@@ -347,20 +352,19 @@ class Faults:
             if length_us is not None:
                 fault.plan(length_us / SECOND, f"the end of faults.{fault.kind}", fault.undo)
         except BaseException:  # what could not begin is no fault, and leaves nothing
-            self._faults.remove(fault)
             fault.undo()
+            self._faults.remove(fault)
             raise
         return fault
 
     def _begin_on_files(self, fault: Fault, store: FileStore, begin: Callable[[], object]) -> Fault:
         path = file_of(store)
-        earlier = [each for each in self._faults if each.path == path and not each.is_undone]
-        self._begin(fault, store, None, begin)
         fault.path = path
-        for each in earlier:
-            # Undone after it, this one would put back what was there in the midst of it.
-            each.when_undone(fault.undo)
-        return fault
+        for each in self._faults:
+            if each.path == path and not each.is_undone:
+                # Undone after it, this one would put back what was there in the midst of it.
+                each.when_undone(fault.undo)
+        return self._begin(fault, store, None, begin)
 
 
 def _positive(seconds: object, what: str) -> int:

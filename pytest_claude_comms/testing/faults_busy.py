@@ -55,8 +55,9 @@ def _hold_sqlite(store: SQLiteConversationStore, fault: Fault) -> None:
         return True
 
     def let_go() -> None:
-        link.rollback()
-        link.close()
+        if not link.closed:
+            link.rollback()
+            link.close()
 
     fault.when_undone(let_go)
     _take(begin, store.clock, store._path)
@@ -67,17 +68,19 @@ def _hold_sqlite(store: SQLiteConversationStore, fault: Fault) -> None:
             fault.meet()
         return begun
 
-    fault.when_undone(stand_before(SQLiteConversationStore, "_begin_writing", kept_waiting))
+    stand_before(SQLiteConversationStore, "_begin_writing", kept_waiting, fault.when_undone)
 
 
 def _hold_tinydb(store: TinyDBConversationStore, fault: Fault) -> None:
     path = store._lock.path
     # A descriptor of its own: a lock belongs to what was opened, not to the process.
     descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    held = [descriptor]
 
     def let_go() -> None:
-        files._unlock(descriptor)
-        os.close(descriptor)
+        while held:
+            files._unlock(descriptor)
+            os.close(held.pop())
 
     fault.when_undone(let_go)
     _take(lambda: files._lock(descriptor), store.clock, file_of(store))
@@ -88,7 +91,7 @@ def _hold_tinydb(store: TinyDBConversationStore, fault: Fault) -> None:
             fault.meet()
         return locked
 
-    fault.when_undone(stand_before(files.FileLock, "_lock_file", kept_waiting))
+    stand_before(files.FileLock, "_lock_file", kept_waiting, fault.when_undone)
 
 
 def _take(attempt: Callable[[], bool], clock: Clock, path: str) -> None:
@@ -114,4 +117,4 @@ def slow_down(store: ConversationStore, seconds: float, fault: Fault) -> None:
             inside.an_operation = False
 
     for name in _OPERATIONS:
-        fault.when_undone(stand_before(store, name, take_long))
+        stand_before(store, name, take_long, fault.when_undone)

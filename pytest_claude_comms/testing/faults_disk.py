@@ -100,7 +100,7 @@ def _break_calls(
         return call(*args, **kwargs)
 
     for name in _CALLS:
-        fault.when_undone(stand_before(os, name, fail))
+        stand_before(os, name, fail, fault.when_undone)
 
 
 # -- SQLite
@@ -128,7 +128,7 @@ def _break_commits(
                 raise
         countdown.take_back()
 
-    fault.when_undone(stand_before(store, "_commit", commit))
+    stand_before(store, "_commit", commit, fault.when_undone)
 
 
 @contextmanager

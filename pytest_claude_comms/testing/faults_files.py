@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from typing import TYPE_CHECKING
 
 from .fault import Fault
@@ -73,6 +73,7 @@ class Tear:
         self.size = _size(self.path)
         self.keep = _bytes_to_keep(keep, self.size, self.path)
         self._garbled = garbled
+        self._is_mending = False
 
     def __str__(self) -> str:
         lost = f"the last {self.size - self.keep:,} of {self.size:,} bytes of {self.path}"
@@ -95,9 +96,11 @@ class Tear:
             fault.notes.append("the file is gone, nothing was put back")
             return
         is_as_torn = found.st_size == torn.st_size and found.st_mtime_ns == torn.st_mtime_ns
+        is_as_torn |= self._is_mending  # we were interrupted: it was we who wrote to it since
         # What a log was given since stands behind the gap: SQLite goes by its index in memory.
         is_log = self.part == "wal" and not self._store._closed
         if os.path.samestat(found, torn) and (is_as_torn or is_log):
+            self._is_mending = is_as_torn
             _elsewhere(_MEND, self.path, str(self.keep), data=tail)
             if is_as_torn:  # so that one that tore it before sees that nobody wrote to it since
                 os.utime(self.path, ns=(whole.st_atime_ns, whole.st_mtime_ns))
@@ -134,7 +137,7 @@ def _size(path: str) -> int:
 
 def delete(store: FileStore, fault: Fault) -> None:
     """Take a store's files away, until ``fault`` is undone."""
-    _move_aside(store, fault)
+    Aside(store, fault).take()
     fault.meet()
     tell_watchers(store)
 
@@ -162,7 +165,7 @@ def check_substitute(store: FileStore, path: str | os.PathLike[str]) -> str:
 def replace(store: FileStore, substitute: str | None, fault: Fault) -> None:
     """Put another store in a store's place, until ``fault`` is undone: a copy of the files of
     ``substitute``, or an empty one."""
-    _move_aside(store, fault)
+    Aside(store, fault).take()
     if substitute is None:
         type(store)(store._path, durability="process").close()
     else:
@@ -173,33 +176,68 @@ def replace(store: FileStore, substitute: str | None, fault: Fault) -> None:
     tell_watchers(store)
 
 
-def _move_aside(store: FileStore, fault: Fault) -> None:
-    # Moved, not unlinked, so that they can come back. By path they are gone; who has them open
-    # keeps them, as he keeps what was unlinked.
-    folder = os.path.dirname(file_of(store))
-    aside = tempfile.mkdtemp(prefix=".claude-comms-fault-", dir=folder)
-    moved: list[tuple[str, str]] = []
+class Aside:
+    """A store's files, taken away and put back: moved, not unlinked.
 
-    def put_back() -> None:
-        if store._closed:
-            fault.notes.append("the store was closed meanwhile, nothing was put back")
-        else:
-            for path in files_of(store):
-                if os.path.exists(path):
-                    os.unlink(path)
-            for kept, path in moved:
-                os.rename(kept, path)
-        shutil.rmtree(aside)
+    By path they are gone; who has them open keeps them, as he keeps what was unlinked. Taking
+    and putting back may each break off anywhere: no file is ever at neither of its two places,
+    and none is unlinked that was not put in the place of one.
+    """
 
-    fault.when_undone(put_back)
-    for path in files_of(store):
-        if os.path.exists(path):
-            kept = os.path.join(aside, os.path.basename(path))
+    def __init__(self, store: FileStore, fault: Fault) -> None:
+        self._store = store
+        self._fault = fault
+        self._folder = os.path.join(
+            os.path.dirname(file_of(store)), f".claude-comms-fault-{secrets.token_hex(8)}"
+        )
+        self._paths = files_of(store)
+        self._moved: list[tuple[str, str]] = []
+        """Where a file is kept, or is about to be, and where it belongs."""
+        self._others: list[str] = []
+        """Where no file of the store was, so that what is there now is another's."""
+        self._are_taken = False
+        self._come_back: bool | None = None
+
+    def take(self) -> None:
+        """Take them away until the fault is undone. Raises RuntimeError where that is refused."""
+        self._fault.when_undone(self.put_back)
+        os.mkdir(self._folder, 0o700)
+        for path in self._paths:
+            if not os.path.exists(path):
+                continue
+            kept = os.path.join(self._folder, os.path.basename(path))
+            self._moved.append((kept, path))
             try:
                 os.rename(path, kept)
             except PermissionError as error:
                 raise RuntimeError(
-                    f"faults.{fault.kind}: this system does not let {path} be taken away while "
-                    f"it is open: {error}"
+                    f"faults.{self._fault.kind}: this system does not let {path} be taken away "
+                    f"while it is open: {error}"
                 ) from error
-            moved.append((kept, path))
+        taken = [path for _, path in self._moved]
+        self._others = [path for path in self._paths if path not in taken]
+        self._are_taken = True
+
+    def put_back(self) -> None:
+        """Put them back in the place of whatever is there now; or go on with that."""
+        if self._come_back is None:
+            self._come_back = not (self._store._closed and self._are_taken)
+            if not self._come_back:
+                self._fault.notes.append("the store was closed meanwhile, nothing was put back")
+        if self._come_back:
+            self._clear()
+            for kept, path in reversed(self._moved):
+                if os.path.exists(kept):
+                    os.replace(kept, path)
+        if os.path.exists(self._folder):
+            shutil.rmtree(self._folder)
+
+    def _clear(self) -> None:
+        # The main file goes first and comes last: without it, nobody opens the others.
+        for kept, path in self._moved:
+            if os.path.exists(kept) and os.path.exists(path):
+                os.unlink(path)
+        while self._others:
+            if os.path.exists(self._others[-1]):
+                os.unlink(self._others[-1])
+            self._others.pop()

@@ -26,17 +26,19 @@ class _Seam:
         self._owner = owner
         self._name = name
         self._before = vars(owner).get(name, _ABSENT)
-        original = getattr(owner, name)
+        self._original = getattr(owner, name)
         self.arounds: list[Around] = []
 
         def through(*args: Any, **kwargs: Any) -> Any:
-            call = original
+            call = self._original
             for around in list(self.arounds):
                 call = partial(around, call)
             return call(*args, **kwargs)
 
         self._through = through
-        setattr(owner, name, through)
+
+    def open(self) -> None:
+        setattr(self._owner, self._name, self._through)
 
     def close(self) -> None:
         if vars(self._owner).get(self._name) is not self._through:
@@ -50,21 +52,35 @@ class _Seam:
 _seams = _Seams()
 
 
-def stand_before(owner: object, name: str, around: Around) -> Callable[[], None]:
+def stand_before(
+    owner: object,
+    name: str,
+    around: Around,
+    when_undone: Callable[[Callable[[], None]], object] | None = None,
+) -> None:
     """Let calls of ``owner.name`` (of an object or a module) go through ``around``, until the
-    returned function is called."""
+    function that ``when_undone`` is given is called; without one for as long as the process is.
+    It is given before anything is changed."""
     key = id(owner), name
-    with _seams.lock:
-        seam = _seams.open.get(key)
-        if seam is None:
-            seam = _seams.open[key] = _Seam(owner, name)
-        seam.arounds.append(around)
 
     def step_aside() -> None:
         with _seams.lock:
-            seam.arounds.remove(around)
+            seam = _seams.open.get(key)
+            if seam is None:
+                return
+            if around in seam.arounds:
+                seam.arounds.remove(around)
             if not seam.arounds:
-                del _seams.open[key]
                 seam.close()
+                del _seams.open[key]
 
-    return step_aside
+    if when_undone is not None:
+        when_undone(step_aside)
+    with _seams.lock:
+        seam = _seams.open.get(key)
+        if seam is not None:
+            seam.arounds.append(around)
+            return
+        _seams.open[key] = seam = _Seam(owner, name)
+        seam.arounds.append(around)
+        seam.open()

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 _FILES = ("store.db", "store.json")
 _PARTS = ("", ".lock", ".journal")
+
+
+def new_folder(name: str, base: Path | None) -> Path:
+    """A new one for a store of this name, in ``base`` or where temporary files are."""
+    plain = "".join(char if char.isalnum() else "_" for char in name)
+    return Path(tempfile.mkdtemp(prefix=f"{plain}-", dir=base))
 
 
 def left_behind(folder: Path) -> list[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakSet
+
+import pytest
 
 from .. import resources
 from ..clock import SystemClock
 from .on_purpose import is_on_purpose
 
+_LEFT = "left behind by this test:"
 _PATIENCE = 2.0
 """Real seconds for which a thread that is about to end is given time."""
 
@@ -40,23 +44,47 @@ class Leaks:
     def adopting(self) -> Iterator[None]:
         """What is opened inside may outlive the test; what was open before is still its own."""
         before = {id(each) for each in self._all()}
-        yield
-        for each in self._all():
-            if id(each) not in before:
-                self._known.add(each)
+        try:
+            yield
+        finally:
+            for each in self._all():
+                if id(each) not in before:
+                    self._known.add(each)
 
-    def raise_error(self) -> None:
-        """Raise the first error that no caller saw; the others are named in a note."""
-        if not self._errors:
-            return
+    def check(self, left: Sequence[str] = ()) -> None:
+        """Fail the test that ends for what it leaves behind: what is open, and what is in
+        ``left``.
+
+        Raises the first error of a thread that no caller saw; what is wrong besides is in notes.
+        """
+        __tracebackhide__ = True
+        left = self._found(left)
         errors, self._errors = self._errors, []
-        error, what = errors[0]
-        add_note = getattr(error, "add_note", None)  # 3.11
-        if add_note is not None:
-            add_note(f"raised in {what}")
-            for other, where in errors[1:]:
-                add_note(f"also: {other!r} in {where}")
-        raise error
+        besides = [f"{_LEFT}\n  " + "\n  ".join(left)] if left else []
+        if errors:
+            error, what = errors[0]
+            also = (f"also: {other!r} in {where}" for other, where in errors[1:])
+            add_note = getattr(error, "add_note", None)  # 3.11
+            if add_note is not None:
+                for note in (f"raised in {what}", *also, *besides):
+                    add_note(note)
+            raise error
+        if besides:
+            pytest.fail(besides[0], pytrace=False)
+
+    def told(self, left: Sequence[str] = ()) -> list[str]:
+        """What ``check`` would fail the test for, in lines, where it has failed already."""
+        left = self._found(left)
+        errors, self._errors = self._errors, []
+        lines = [f"{_LEFT}", *(f"  {each}" for each in left)] if left else []
+        for error, what in errors:
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            lines += [f"raised in {what}, and seen by nobody:", trace]
+        return lines
+
+    def _found(self, left: Sequence[str]) -> list[str]:
+        found = self.found()  # first: who is waited for may raise
+        return [*found, *(each for each in left if each not in found)]
 
     def found(self) -> list[str]:
         """What the test left open, each with how to let go of it."""

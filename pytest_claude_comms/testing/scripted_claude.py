@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from .. import resources
 from ..clock import Clock, SystemClock, seconds_to_us
+from .actors import Real
 from .claude_calls import Call
 from .claude_executable import remove_executable, why_not_here, write_executable
 from .claude_link import Link
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .recording import Recordings
 
 _LONGEST_SOCKET_PATH: Final = 100  # of some 104 to 108
+_LOOK_AGAIN: Final = 0.01  # real seconds, where a system is short of something
 
 
 class ScriptedClaude(Verbs):
@@ -102,10 +103,12 @@ class ScriptedClaude(Verbs):
         self._socket_folder = _short_folder()
         path = os.path.join(self._socket_folder, "s")
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._server.bind(path)
-        self._server.listen(128)
+        self._door = socket.socket(socket.AF_UNIX)  # now: there may be none to be had in the end
         self._path = path
+        self._closed = False
         try:
+            self._server.bind(path)
+            self._server.listen(128)
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
             write_executable(
                 self.executable, path, records=recordings is not None and recordings.records
@@ -115,7 +118,7 @@ class ScriptedClaude(Verbs):
             raise
         if isinstance(self.clock, FakeClock):
             self.clock.watch_test()  # a test that starts no actor may still block on us
-        self._start(self._serve, "server")
+        self._serving = self._start(self._serve, "server")
         resources.register(self)
 
     # -- scripting
@@ -220,27 +223,36 @@ class ScriptedClaude(Verbs):
 
     def _close(self) -> None:
         with self._mutex:
-            if self._stage.closing:
+            if self._closed:
                 return
             self._stage.closing = True
             players = list(self._players)
-        for player in players:
-            player.hand.kill()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as door:
-            door.connect(self._path)  # wakes the server
-        for thread in self._threads:
-            thread.join()
-        if self._stage.cast is not None:
-            self._stage.cast.close()
-        self._remove_socket()
-        remove_executable(self.executable)
+        # Interrupted, it leaves nothing that a later test would meet; again, it goes on.
+        with contextlib.ExitStack() as left:
+            left.callback(remove_executable, self.executable)
+            left.callback(self._remove_socket)
+            if self._stage.cast is not None:
+                left.callback(self._stage.cast.close)
+            for player in players:
+                player.hand.kill()
+            with contextlib.suppress(OSError):
+                self._door.connect(self._path)  # wakes the server
+            self._serving.join()  # it starts the others
+            for thread in self._threads:
+                if thread.ident is not None:  # else there was none to be had
+                    thread.join()
+        self._closed = True
 
     def _remove_socket(self) -> None:
         self._server.close()
-        shutil.rmtree(self._socket_folder, ignore_errors=True)
+        self._door.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._socket_folder)
 
     def left_open(self) -> str | None:
-        return None if self._stage.closing else f"ScriptedClaude in {self.folder}: call close()"
+        return None if self._closed else f"ScriptedClaude in {self.folder}: call close()"
 
     def __enter__(self) -> ScriptedClaude:
         return self
@@ -256,7 +268,7 @@ class ScriptedClaude(Verbs):
 
     # -- its threads
 
-    def _start(self, target: object, name: str, *args: object) -> None:
+    def _start(self, target: object, name: str, *args: object) -> threading.Thread:
         thread = threading.Thread(
             target=target,  # type: ignore[arg-type]
             args=args,
@@ -266,17 +278,37 @@ class ScriptedClaude(Verbs):
         self._threads = [each for each in self._threads if each.is_alive() or not each.ident]
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _serve(self) -> None:
-        while True:
-            sock, _ = self._server.accept()
-            player = Player(Link(sock), self._stage)
+        while (link := self._next_link()) is not None:
+            player = Player(link, self._stage)
             with self._mutex:
                 if self._stage.closing:
-                    player.hand.link.close()
+                    link.close()
                     return
                 self._players.add(player)
-            self._start(self._play, "player", player)
+            try:
+                self._start(self._play, "player", player)
+            except RuntimeError as error:  # the system has no more threads
+                self._stage.failed(f"claude (scripted): nobody could play to a process: {error}")
+                self._players.discard(player)
+                link.close()
+
+    def _next_link(self) -> Link | None:
+        """To the process that comes next; None if the test is over."""
+        came: socket.socket | None = None
+        while True:
+            try:
+                if came is None:
+                    came, _ = self._server.accept()
+                return Link(came)
+            except OSError:  # too many files are open: it waits until some are closed
+                if self._stage.closing:
+                    if came is not None:
+                        came.close()
+                    return None
+            Real.sleep(_LOOK_AGAIN)
 
     def _play(self, player: Player) -> None:
         try:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -728,6 +730,10 @@ class TestKill:
         kept.as_call().kill()
 
 
+def no_more_threads(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 class TestItsLife:
     def test_a_system_without_what_it_needs(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -784,6 +790,72 @@ class TestItsLife:
         assert list((tmp_path / "bin").iterdir()) == []
         assert not os.path.exists(claude._socket_folder)
         assert not [thread for thread in threading.enumerate() if "scripted" in thread.name]
+
+    def test_a_close_that_is_interrupted_leaves_nothing_for_others_and_can_go_on(
+        self, tmp_path: Path, fake: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claude = ScriptedClaude(tmp_path / "bin", fake)
+        with monkeypatch.context() as patch:
+            patch.setattr(claude._serving, "join", lambda: pytest.exit("Ctrl-C"))
+            with pytest.raises(pytest.exit.Exception):
+                claude.close()
+        assert list((tmp_path / "bin").iterdir()) == []
+        assert not os.path.exists(claude._socket_folder)
+        assert fake.when_declared == []
+        assert "call close()" in (claude.left_open() or "")
+        claude.close()
+        assert claude.left_open() is None
+        assert not claude._serving.is_alive()
+
+    def test_it_outlives_a_time_of_too_many_open_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused: list[str] = []
+
+        def refuse_twice(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+            def refusing(*args: Any) -> Any:
+                if refused.count(name) < 2:
+                    refused.append(name)
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                return call(*args)
+
+            return refusing
+
+        monkeypatch.setattr(socket.socket, "accept", refuse_twice(socket.socket.accept, "accept"))
+        monkeypatch.setattr(socket, "socketpair", refuse_twice(socket.socketpair, "socketpair"))
+        with ScriptedClaude(tmp_path / "bin") as claude:
+            claude.replies("Hi")
+            assert run(claude, "-p", "q").stdout == "Hi\n"
+        assert refused == ["accept", "accept", "socketpair", "socketpair"]
+
+    def test_it_can_be_closed_while_there_are_too_many(self, tmp_path: Path) -> None:
+        rlimits = pytest.importorskip("resource")
+        claude = ScriptedClaude(tmp_path / "bin")
+        most = rlimits.getrlimit(rlimits.RLIMIT_NOFILE)
+        rlimits.setrlimit(rlimits.RLIMIT_NOFILE, (3, most[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                os.pipe()
+            claude.close()
+        finally:
+            rlimits.setrlimit(rlimits.RLIMIT_NOFILE, most)
+        assert not claude._serving.is_alive()
+        assert not os.path.exists(claude._socket_folder)
+
+    def test_a_system_without_more_threads(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claude = ScriptedClaude(tmp_path / "bin")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more_threads)
+            done = subprocess.run(
+                [claude.executable, "-p", "q"],
+                stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 1
+        with pytest.raises(AssertionError, match="nobody could play to a process: can't start new"):
+            claude.close()
+        assert not claude._serving.is_alive()
 
     def test_one_that_outlives_the_test_says_so(self, tmp_path: Path) -> None:
         claude = ScriptedClaude(tmp_path / "bin")

@@ -152,11 +152,12 @@ def test_a_seam_that_somebody_covered_lets_all_through() -> None:
             return "itself"
 
     thing = Thing()
-    step_aside = stand_before(thing, "call", lambda call: f"around {call()}")
+    ends: list[Callable[[], None]] = []
+    stand_before(thing, "call", lambda call: f"around {call()}", ends.append)
     under = thing.call
     thing.call = lambda: f"above {under()}"  # type: ignore[method-assign]
     assert thing.call() == "above around itself"
-    step_aside()
+    ends.pop()()
     assert thing.call() == "above itself"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from tests.plugin.conftest import Run
 
 
@@ -175,3 +177,162 @@ def test_a_run_of_claude_that_nobody_waited_for(run: Run) -> None:
             "*the run of Claude that answers message*end it with reply.cancel()*",
         ]
     )
+
+
+def test_a_teardown_that_fails_keeps_its_leaks_to_itself(run: Run) -> None:
+    """It fails by its own error; what is wrong besides is told in a section, once."""
+    result = run(
+        """
+        import pytest
+        from pytest_claude_comms import SystemClock, open_store
+        kept = []
+
+        def planted():
+            raise RuntimeError("planted")
+
+        @pytest.fixture
+        def fails():
+            yield
+            raise ValueError("the error of the teardown")
+
+        def test_leaks(fails, tmp_path):
+            kept.append(open_store(f"sqlite:///{tmp_path}/s.db"))
+            SystemClock().spawn(planted).join()
+
+        def test_next():
+            pass
+        """,
+        "-p",
+        "no:randomly",
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_leaks*",
+            "*ValueError: the error of the teardown",
+            "*claude-comms: besides*",
+            "left behind by this test:",
+            "*s.db was not closed*",
+            "raised in *planted*, and seen by nobody:",
+            "RuntimeError: planted",
+        ]
+    )
+
+
+def test_an_error_of_a_thread_does_not_hide_what_was_left(run: Run) -> None:
+    result = run(
+        """
+        from pytest_claude_comms import SystemClock, open_store
+        kept = []
+
+        def planted():
+            raise RuntimeError("planted")
+
+        def test_leaks(tmp_path):
+            kept.append(open_store(f"sqlite:///{tmp_path}/s.db"))
+            SystemClock().spawn(planted).join()
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*RuntimeError: planted"])
+    if sys.version_info >= (3, 11):  # an error has no notes before
+        result.stdout.fnmatch_lines(["*left behind by this test:", "*s.db was not closed*"])
+
+
+def test_a_wider_fixture_that_fails_is_no_leak_of_the_test(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from pytest_claude_comms import open_store
+        kept = []
+
+        @pytest.fixture(scope="module")
+        def shared(tmp_path_factory):
+            kept.append(open_store(f"sqlite:///{tmp_path_factory.mktemp('x')}/s.db"))
+            raise ZeroDivisionError
+
+        def test_it(shared):
+            pass
+
+        def test_last():
+            kept.pop().close()
+        """,
+        "-p",
+        "no:randomly",
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.no_fnmatch_line("*left behind*")
+
+
+def test_a_failed_test_with_a_store_of_its_own_left_a_run(run: Run) -> None:
+    """That it did is no surprise, whoever opened the store."""
+    result = run(
+        """
+        import pytest
+        from pytest_claude_comms import MemoryConversationStore, ask_module
+
+        @pytest.fixture
+        def mine():
+            with MemoryConversationStore() as store:
+                yield store
+
+        @pytest.fixture
+        def mine_in_fake_time(clock):
+            with MemoryConversationStore(clock=clock) as store:
+                yield store
+
+        def test_failed(mine, claude, tmp_path):
+            claude.hangs()
+            ask_module(mine, "a", tmp_path, "q", wait=False)
+            assert "the only error" == ""
+
+        def test_failed_in_fake_time(mine_in_fake_time, claude, tmp_path):
+            claude.hangs()
+            ask_module(mine_in_fake_time, "a", tmp_path, "q", wait=False)
+            assert "the only error" == ""
+        """
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.no_fnmatch_line("*left behind*")
+
+
+def test_a_store_that_does_not_close_and_a_poller_that_does_not_stop(run: Run) -> None:
+    """What comes after them is done all the same."""
+    result = run(
+        """
+        import os
+        from pytest_claude_comms import MessagePoller
+        folders, flushed = [], []
+
+        def test_store(claude_comms_store):
+            folders.append(os.path.dirname(claude_comms_store.url.partition(":///")[2]))
+            close = claude_comms_store.close
+
+            def closes_and_fails():
+                close()
+                raise OSError("cannot be closed")
+
+            claude_comms_store.close = closes_and_fails
+
+        def test_poller(poller, monkeypatch):
+            flush = MessagePoller.flush
+
+            def stops_not(self, *args, **kwargs):
+                raise OSError("cannot be stopped")
+
+            def flushes(self, *args, **kwargs):
+                flushed.append(self)
+                return flush(self, *args, **kwargs)
+
+            poller.stop, poller.flush = stops_not.__get__(poller), flushes.__get__(poller)
+
+        def test_after():
+            assert not os.path.exists(folders[0])
+            assert len(flushed) == 1
+        """,
+        "--claude-comms-stores=sqlite",
+        "-p",
+        "no:randomly",
+    )
+    result.assert_outcomes(passed=3, errors=2)
+    result.stdout.fnmatch_lines(["*OSError: cannot be closed", "*OSError: cannot be stopped"])
