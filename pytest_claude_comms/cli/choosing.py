@@ -378,7 +378,7 @@ def _is_ours(path: str) -> bool:
             head = file.read(_HEAD).lstrip()
             start = b'{"claude_comms":'
             if head.startswith(start):
-                with suppress(ValueError):  # cut off: then all of it is read
+                with suppress(ValueError, RecursionError):  # cut off: then all of it is read
                     text = head[len(start) :].decode("ascii").lstrip()
                     return _has_store_id(JSONDecoder().raw_decode(text)[0])
             file.seek(0)

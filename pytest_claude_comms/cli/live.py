@@ -70,7 +70,8 @@ class Stops:
             raise KeyboardInterrupt  # whatever hangs, a person at a keyboard gets out
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before:
+        # SIGINT last: what its handler raises would leave the others noted, and unheard.
+        for number, handler in reversed(self._before):
             signal.signal(number, handler)
 
     @property

@@ -11,7 +11,7 @@ from ..errors import StoreError
 from . import values
 from .base import ConversationStore
 from .core import BUSY_TIMEOUT
-from .files import FileLock, create_private, fsync_directory, path_of, store_error
+from .files import Claim, FileLock, create_private, fsync_directory, path_of, store_error
 from .journal import read_file
 from .reports import BackedUp, BackupReport, Progress
 
@@ -42,22 +42,42 @@ def backup_store(
     _refuse_other_than_file(name)
     # The lock of the store that the backup will be, once it is opened: nobody opens it meanwhile.
     had_lock = os.path.exists(f"{name}.lock")
-    if not had_lock:
-        create_private(f"{name}.lock")
     lock = FileLock(f"{name}.lock")
+    claim = lock.claim()
     try:
-        with lock.held(store.clock, round(BUSY_TIMEOUT * SECOND), given):
-            try:
-                size = _write(cast("BackedUp", store), name, overwrite=overwrite, progress=progress)
-            except OSError as error:
-                raise store_error(given, error) from error
-            finally:
-                if not had_lock:
-                    with suppress(OSError):
-                        os.unlink(lock.path)
+        if not had_lock:
+            create_private(lock.path)
+        claim.acquire(store.clock, round(BUSY_TIMEOUT * SECOND), given)
+        try:
+            size = _write(cast("BackedUp", store), name, overwrite=overwrite, progress=progress)
+        except OSError as error:
+            raise store_error(given, error) from error
     finally:
-        lock.close()
+        try:
+            _let_go(lock, claim, keep=had_lock)
+        except BaseException:  # interrupted: what was not done yet is done now
+            _let_go(lock, claim, keep=had_lock)
+            raise
     return BackupReport(source=store.url, path=given, bytes=size)
+
+
+def _let_go(lock: FileLock, claim: Claim, *, keep: bool) -> None:
+    """``keep``: the lock's file, which otherwise was made for this backup."""
+    try:
+        # Only who holds it may delete it: it may be the lock of somebody's store by now.
+        with suppress(OSError, StoreError):
+            if not keep and os.path.exists(lock.path) and _holds(claim):
+                os.unlink(lock.path)
+    finally:
+        claim.release()
+        lock.close()
+
+
+def _holds(claim: Claim) -> bool:
+    try:
+        return claim.try_acquire()
+    except RuntimeError:  # it does already
+        return True
 
 
 def _refuse_own(store: ConversationStore, name: str) -> None:
@@ -175,7 +195,8 @@ def _place(temporary: str, name: str, *, overwrite: bool) -> None:
         except (OSError, NotImplementedError):  # a file system without links
             pass
         else:
-            os.unlink(temporary)
+            with suppress(OSError):  # the backup is there; the next one removes the other name
+                os.unlink(temporary)
             return
     os.replace(temporary, name)
 

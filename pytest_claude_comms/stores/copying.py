@@ -13,6 +13,7 @@ from typing import TypeAlias, cast
 from ..errors import StoreCorrupt, StoreError
 from . import values
 from .base import ConversationStore
+from .invariants import well_formed
 from .keeping import no_progress
 from .reports import Copyable, CopyReport, Progress, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
@@ -50,8 +51,9 @@ def copy_store(
     tell("reading", 0, 1)
     snapshot = reader.snapshot()
     try:
+        _check_rows(snapshot)
         snapshot.check()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise StoreCorrupt(source.url, f"{error}; check_store() says more") from error
     tell("reading", 1, 1)
     writer.restore(snapshot, progress=tell)
@@ -69,6 +71,15 @@ def copy_store(
         digest=digest,
         left_behind=snapshot.others,
     )
+
+
+def _check_rows(snapshot: StoreSnapshot) -> None:
+    for thread in snapshot.threads:
+        well_formed(thread)
+    for message in snapshot.messages:
+        well_formed(message)
+    for change in snapshot.changes:
+        well_formed(change)
 
 
 def digest_of(snapshot: StoreSnapshot) -> str:

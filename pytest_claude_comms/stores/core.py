@@ -105,6 +105,7 @@ class BaseStore(ABC):
         self.clock = SystemClock() if clock is None else clock
         self._hub = hub
         self._closed = False
+        self._is_half_closed = False
         self._pid = os.getpid()
 
     # -- what a backend adds
@@ -123,7 +124,8 @@ class BaseStore(ABC):
         exception leaves everything as it was. Raises StoreBusy."""
 
     @abstractmethod
-    def _close(self) -> None: ...
+    def _close(self) -> None:
+        """Let go of all that it holds. Called once more where it was interrupted."""
 
     # -- threads
 
@@ -373,10 +375,15 @@ class BaseStore(ABC):
     # -- its life
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if self._closed and not self._is_half_closed:
+            return
+        self._closed, self._is_half_closed = True, False
+        try:
             if os.getpid() == self._pid:  # what was inherited over a fork is not ours to close
                 self._close()
+        except BaseException:  # interrupted: the next call does the rest
+            self._is_half_closed = True
+            raise
 
     def __enter__(self: _Self) -> _Self:
         self._check_usable()
@@ -392,7 +399,7 @@ class BaseStore(ABC):
 
     def left_open(self) -> str | None:
         """See :mod:`pytest_claude_comms.resources`."""
-        if self._closed or os.getpid() != self._pid:
+        if (self._closed and not self._is_half_closed) or os.getpid() != self._pid:
             return None
         return f"the store {self.url} was not closed: use it in a with block or call close()"
 

@@ -164,8 +164,8 @@ class FileLock:
                 except OSError:  # as seen on network file systems
                     self._close_file()  # lets go too; the next one to lock opens it again
             if self._closes_with_its_call:
-                self._closes_with_its_call = False
                 self._close_file()
+                self._closes_with_its_call = False
             self._owner = None
         with suppress(RuntimeError):
             self._mutex.release()
@@ -186,7 +186,8 @@ class FileLock:
     def _lock_file(self) -> bool:
         while True:
             if self._descriptor is None:
-                self._descriptor = self._open()
+                with _opening:
+                    self._descriptor = self._open()
             if not _lock(self._descriptor):
                 return False
             if self._is_current(self._descriptor):
@@ -208,8 +209,11 @@ class FileLock:
     def _close_file(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            with suppress(OSError):  # it is closed all the same, and nothing was written to it
+            # No call comes before it, in which a signal handler could raise.
+            try:  # noqa: SIM105
                 os.close(descriptor)
+            except OSError:  # it is closed all the same, and nothing was written to it
+                pass
 
     def _forget(self) -> None:
         # In the child of a fork. Closing leaves the parent's lock alone, unlocking would not;
@@ -305,6 +309,8 @@ else:
 
 
 _locks: WeakSet[FileLock] = WeakSet()
+_opening = threading.RLock()
+"""Held while a lock's file is opened: a copy that a child does not know of would stay open."""
 
 
 def _forget_locks() -> None:
@@ -313,4 +319,9 @@ def _forget_locks() -> None:
 
 
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_opening.acquire)
+    os.register_at_fork(after_in_parent=_opening.release)
+    os.register_at_fork(after_in_child=_opening._at_fork_reinit)  # type: ignore[attr-defined]
+    # Twice: a signal handler's exception may come out of any line of it, and would only be printed.
+    os.register_at_fork(after_in_child=_forget_locks)
     os.register_at_fork(after_in_child=_forget_locks)

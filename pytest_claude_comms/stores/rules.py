@@ -166,8 +166,9 @@ def outlives(
 
 
 def created(row: MessageRow) -> ChangeRow:
-    """The change that creates ``row``."""
+    """The change that creates ``row``, of its revision."""
     return ChangeRow(
+        revision=row.revision,
         message_id=row.message_id,
         thread_id=row.thread_id,
         at_us=row.created_us,

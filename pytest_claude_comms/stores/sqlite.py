@@ -211,18 +211,23 @@ class SQLiteConversationStore(KeepingStore):
         # The last connection to the file copies the log into it: under the lock where that
         # can be had. Not in place of a file that is gone.
         claim = self._lock.claim()
-        with suppress(StoreError, RuntimeError):  # RuntimeError: a call was interrupted
-            if self._idle:
-                self._check_there()
-                claim.acquire(self.clock, self._bound_us, self._path)
         try:
+            with suppress(StoreError, RuntimeError):  # RuntimeError: a call was interrupted
+                if self._idle:
+                    self._check_there()
+                    claim.acquire(self.clock, self._bound_us, self._path)
             with suppress(IndexError):
                 while True:  # one by one: a call that is under way may still take one
                     link = sqlite_link.taken_from(self._idle)
                     link.close()
         finally:
-            claim.release()
-            self._lock.close()
+            try:
+                claim.release()
+            except BaseException:  # even its first step can be interrupted
+                claim.release()
+                raise
+            finally:
+                self._lock.close()
 
     # -- transactions
 
@@ -356,11 +361,14 @@ class SQLiteConversationStore(KeepingStore):
 
         with self._reading() as snapshot:
             floor = self._floor(snapshot, keep)
-        removed = sqlite_keeping.trim(self._writing, floor)
-        waiting = sqlite_keeping.shrink(self._writing)
-        with self._writing() as tx:
-            trimmed = tx.trimmed()
-            self._next_checkpoint = 0  # the log is to be cut off whatever its size
+
+        def cut_log() -> None:
+            with self._writing():
+                self._next_checkpoint = 0  # the log is to be cut off whatever its size
+
+        trimmed, removed, waiting = sqlite_keeping.compact(
+            self._writing, floor, cut_log, self._path
+        )
         if waiting is None and _size(f"{self._file}-wal"):
             waiting = "somebody is reading; the file gets smaller with the next checkpoint"
         return trimmed, removed, waiting

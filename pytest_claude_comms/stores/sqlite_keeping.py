@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, suppress
 from typing import TypeAlias
 
 from ..clock import SECOND, SystemClock
+from ..errors import StoreBusy, StoreError
 from . import rules
 from .reports import Progress, StoreSnapshot
 from .rules import ChangeRow, MessageRow
@@ -104,17 +105,52 @@ def _change(number: int, mark: int, change: ChangeRow) -> tuple[object, ...]:
     )
 
 
-def trim(writing: Writing, floor: int) -> int:
-    """Trim history up to ``floor``, batch by batch; returns how many changes that removed."""
+def compact(
+    writing: Writing, floor: int, cut_log: Callable[[], None], path: str
+) -> tuple[int, int, str | None]:
+    """Trim history up to ``floor``, then make the file smaller.
+
+    Returns up to where history is trimmed, how many changes that removed, and what keeps the file
+    from being smaller. Each batch is a commit, so an error after the first that removed something
+    does not mean that nothing was done.
+    """
+    trimmed = removed = 0
+    try:
+        for trimmed, count in trim(writing, floor):  # noqa: B007 - the last one is returned
+            removed += count
+        waiting = shrink(writing)
+        try:
+            cut_log()
+        except StoreBusy:  # all that was asked for is done
+            waiting = (
+                waiting or "somebody is writing; the file gets smaller with the next checkpoint"
+            )
+    except StoreError as error:
+        if not removed:
+            raise
+        if not error.transient:  # its kind says more than that
+            error.outcome = "unknown"
+            raise
+        why = f"it was busy for {error.waited:.3g} s" if isinstance(error, StoreBusy) else error
+        raise StoreError(
+            f"{path} was not compacted to the end: its history was trimmed up to revision "
+            f"{trimmed}, but then: {why}; call compact() again",
+            outcome="unknown",
+        ) from error
+    return trimmed, removed, waiting
+
+
+def trim(writing: Writing, floor: int) -> Iterator[tuple[int, int]]:
+    """Trim history up to ``floor``, batch by batch: up to where it is trimmed after each, and how
+    many changes that removed."""
     done: int | None = 0
-    removed = 0
     while done is not None:
         with writing() as tx:
             done, count = trim_batch(tx, done, floor)
-        removed += count
+            trimmed = tx.trimmed()
+        yield trimmed, count
         if done is not None:
             _let_others_in()
-    return removed
 
 
 def _let_others_in() -> None:
@@ -194,20 +230,40 @@ def _write_anew(tx: SQLiteTransaction) -> str | None:
     For files that were laid out before ours gave back pages; they do from then on.
     """
     db, clock = tx.db, SystemClock()
-    patience = clock.monotonic_us() + VACUUM_US
+    came: list[BaseException] = []
+    looks = _looks(clock, clock.monotonic_us() + VACUUM_US, came)
+    next(looks)
+    waiting = None
+    tx.link.is_sound = False  # with that handler, no other call is to get it
     db.execute("ROLLBACK")  # VACUUM is a transaction of its own
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.set_progress_handler(lambda: clock.monotonic_us() > patience, STEPS)
+        db.set_progress_handler(looks.__next__, STEPS)
         db.execute("VACUUM")
     except sqlite3.OperationalError as error:
+        waiting = f"the file could not be written anew: {error}"
         if "interrupted" in str(error):
-            return "to write the file anew would block writers for too long"
-        return f"the file could not be written anew: {error}"
+            waiting = "to write the file anew would block writers for too long"
     finally:
         db.set_progress_handler(None, 0)
-        db.execute("BEGIN IMMEDIATE")
-    return None
+    if came:
+        raise came[0]
+    db.execute("BEGIN")  # nothing is written in it, so nobody can be in its way
+    tx.link.is_sound = True
+    return waiting
+
+
+def _looks(clock: SystemClock, end_us: int, came: list[BaseException]) -> Iterator[bool]:
+    """Whether it is later than that, each time. What a signal handler raises meanwhile, and SQLite
+    would swallow, ends it and is in ``came``.
+
+    A function would be interrupted before its first line; this is always inside its ``try``.
+    """
+    try:
+        while True:
+            yield clock.monotonic_us() > end_us
+    except BaseException as error:  # noqa: BLE001 - raised by who had it called
+        came.append(error)
 
 
 def back_up(snapshot: SQLiteSnapshot, path: str, progress: Progress) -> None:

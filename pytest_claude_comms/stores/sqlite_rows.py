@@ -226,7 +226,7 @@ class SQLiteSnapshot:
     """What a connection sees in the transaction that is open on it."""
 
     def __init__(self, link: Link, path: str, texts: Texts) -> None:
-        self._link = link
+        self.link = link
         self.db = link.db
         self.path = path
         self._texts = texts
@@ -245,7 +245,7 @@ class SQLiteSnapshot:
             found = self.db.execute(_LAST_OF_ALL_TRIMMED).fetchone()
         last, mark, self.store_id = found
         self.last = Commit(last or 0, mark)
-        self._link.saw_last(self.last.revision)
+        self.link.saw_last(self.last.revision)
         if self.last == known or not known.revision:
             return True
         there = self.db.execute(

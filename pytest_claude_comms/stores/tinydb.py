@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args
@@ -57,7 +57,8 @@ from .journal import (
     stamp_of,
 )
 from .keeping import KeepingStore
-from .tinydb_image import NONSENSE, OURS, Checkpoint, Documents, Image, Ledger, parse
+from .tinydb_image import OURS, Checkpoint, Documents, Image, Ledger, joined, parse
+from .tinydb_rows import NONSENSE
 from .tinydb_tables import Draft, StoreDB
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ _T = TypeVar("_T")
 
 _CLOSE_PATIENCE_US = SECOND
 _SETTLE_US = SECOND // 4
+_NOT_NOW = (OSError, StoreError, RecursionError, MemoryError)
+"""What a checkpoint may fail of after a change that was made."""
 
 
 class _Unsettled(StoreError):
@@ -248,14 +251,7 @@ class TinyDBConversationStore(KeepingStore):
         return (parse(self._path, data), stamp_of(found)) if data.strip() else None
 
     def _joined(self, contents: Contents, checkpoint: Checkpoint, stamp: Stamp) -> _View:
-        image = checkpoint.image()
-        mark = checkpoint.mark
-        try:
-            image.replay(each.ops for each in contents.records if each.mark.seq > mark.seq)
-        except NONSENSE as error:
-            raise StoreCorrupt(
-                self._journal.path, f"its changes do not fit together ({error!r})"
-            ) from error
+        image = joined(checkpoint, contents, self._journal.path)
         return _View(image, stamp, contents.place)
 
     def _load(self) -> _View:
@@ -290,7 +286,7 @@ class TinyDBConversationStore(KeepingStore):
         # Sizes and not times tell what was appended: several commits have one tick's time.
         journal = os.stat(self._journal.path)
         return (
-            journal.st_size == view.place.end
+            (journal.st_size == view.place.end or self._journal.is_cut(view.place, journal))
             and file_of(journal) == view.place.file
             and stamp_of(os.stat(self._path)) == view.stamp
         )
@@ -391,7 +387,7 @@ class TinyDBConversationStore(KeepingStore):
         if size > max(self._checkpoint_bytes, view.stamp.size, self._retry_size):
             self._retry_size = 2 * size
             # The change itself is kept; a disk that is full now may not be so later.
-            with suppress(OSError, StoreError):
+            with suppress(*_NOT_NOW):
                 self._write_checkpoint(view)
 
     def _write_checkpoint(self, view: _View) -> None:
@@ -450,7 +446,7 @@ class TinyDBConversationStore(KeepingStore):
                         outcome="unknown",
                     ) from error
             self._view = view
-            with suppress(OSError, StoreError):  # what the new file holds is only skipped in it
+            with suppress(*_NOT_NOW):  # what the new file holds is only skipped in it
                 view.place = self._journal.start(self._store_id, view.place.mark)
 
     def _bytes(self) -> int:
@@ -494,7 +490,8 @@ class TinyDBConversationStore(KeepingStore):
                     view = self._refresh()
                     self._view = None
                     self._append(view, ops)
-                    view.image.replay([ops])
+                    for op in ops:
+                        view.image.change_table(op)
                     self._view = view
                     self._tidy(view)
 
@@ -536,5 +533,4 @@ class _Desk:
 
     def drafting(self) -> AbstractContextManager[Draft]:
         self._store._check_usable()
-        draft = self._store._draft_here()
-        return self._store._drafting() if draft is None else nullcontext(draft)
+        return self._store._drafting()

@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 
 from ..clock import SECOND, SystemClock
 from ..errors import StoreCorrupt
-from . import rules, tinydb_image, values
+from . import rules, tinydb_image, tinydb_rows, values
 from .invariants import RESCUE, well_formed
 from .journal import Contents, Journal, is_whole, read_file
 from .reports import Finding, FindingKind, StoreSnapshot
 from .rules import ChangeRow, MessageRow, ThreadRow
-from .tinydb_image import META, NONSENSE, Checkpoint
+from .tinydb_image import META, Checkpoint
+from .tinydb_rows import NONSENSE
 
 Found: TypeAlias = tuple[StoreSnapshot | None, list[Finding], list[str]]
 
@@ -55,6 +56,8 @@ class _Reader:
             else:
                 self._look_if_they_fit(checkpoint, contents)
                 snapshot = self._snapshot(checkpoint, contents)
+                if not self._findings:
+                    self._look_if_it_opens(checkpoint, contents)
         self.is_torn = bool(self._findings) and before != self._stats()
         return snapshot, self._findings, self._notes
 
@@ -136,21 +139,27 @@ class _Reader:
                 f"it does not go on from change {checkpoint.mark.seq}, where {self._path} ends",
             )  # fmt: skip
 
+    def _look_if_it_opens(self, checkpoint: Checkpoint, contents: Contents | None) -> None:
+        try:
+            if contents is None or contents.store_id != checkpoint.store_id:
+                checkpoint.image()
+            else:
+                tinydb_image.joined(checkpoint, contents, self._journal.path)
+        except StoreCorrupt as error:
+            kind: FindingKind = "document" if error.path == self._path else "journal"
+            self._add(kind, error.path, f"no store can open it: {error.reason}")
+
     def _snapshot(self, checkpoint: Checkpoint, contents: Contents | None) -> StoreSnapshot | None:
         content = checkpoint.content
-        threads = self._documents(content, "threads", _thread_in)
-        rows = self._documents(content, "messages", tinydb_image.message_in)
+        threads = self._documents(content, "threads", tinydb_rows.thread_in)
+        rows = self._documents(content, "messages", tinydb_rows.message_in)
         messages = {row.message_id: row for row in rows}
         for message_id, count in Counter(row.message_id for row in rows).items():
             if count > 1:
                 self._add("message", f"message {message_id}", f"it is there {count} times")
-        changes = self._documents(content, "changes", tinydb_image.change_in)
-        meta = content[META]["1"]
+        changes = self._documents(content, "changes", tinydb_rows.change_in)
         try:
-            revision, trimmed = int(meta["revision"]), checkpoint.trimmed
-            for name, last in meta["last_ids"].items():
-                if not isinstance(last, int):
-                    raise TypeError(f"the last id of {name!r} is {last!r}")
+            revision, trimmed, _ = checkpoint.revision, checkpoint.trimmed, checkpoint.last_ids
         except NONSENSE as error:
             self._add("document", self._path, f"its table {META!r} is damaged ({error!r})")
             return None
@@ -196,18 +205,12 @@ class _Reader:
             row = messages.get(message_id) if isinstance(message_id, str) else None
             if row is None or row.revision != document.get("revision"):
                 continue
-            expected = tinydb_image.message_document(row)["deadline_at"]
+            expected = tinydb_rows.message_document(row)["deadline_at"]
             if document.get("deadline_at") != expected:
                 self._add(
                     "deadline", f"message {row.message_id}",
                     f"it says {document.get('deadline_at')}, and its deadline is {expected}",
                 )  # fmt: skip
-
-
-def _thread_in(document: dict[str, Any]) -> ThreadRow:
-    if not isinstance(document["modules"], list):  # a str would be spelt out
-        raise TypeError(f"its modules are {document['modules']!r}, no list")
-    return tinydb_image.thread_in(document)
 
 
 class _Replay:
@@ -220,21 +223,24 @@ class _Replay:
         self._rows = rows
         self._changes = changes
         self._texts: dict[str, list[str]] = {}
+        self._metadata: dict[str, dict[str, Any]] = {}
 
     def take(self, ops: list[dict[str, Any]]) -> int:
         """Do one commit; returns how many revisions it has."""
         count = 0
         for op in ops:
             if "thread" in op:
-                self._threads.append(well_formed(tinydb_image.unpack_thread(op["thread"])))
+                self._threads.append(well_formed(tinydb_rows.unpack_thread(op["thread"])))
             elif "message" in op:
-                row = well_formed(tinydb_image.unpack_message(op["message"]))
+                row = well_formed(tinydb_rows.unpack_message(op["message"]))
                 self._rows[row.message_id] = row
-                self._changes.append(replace(rules.created(row), revision=row.revision))
+                self._changes.append(rules.created(row))
                 count += 1
             elif "change" in op:
-                self._change(well_formed(tinydb_image.unpack_change(op["change"])))
+                self._change(well_formed(tinydb_rows.unpack_change(op["change"])))
                 count += 1
+            else:
+                tinydb_image.check_table_op(op)
         return count
 
     def _change(self, change: ChangeRow) -> None:
@@ -245,20 +251,21 @@ class _Replay:
             texts[:] = [change.content]
         elif change.append is not None:
             texts.append(change.append)
-        metadata = row.metadata
         if change.metadata is not None:
-            merged = {**json.loads(metadata), **json.loads(change.metadata)}
-            metadata = values.dump(merged)
+            if row.message_id not in self._metadata:
+                self._metadata[row.message_id] = json.loads(row.metadata)
+            self._metadata[row.message_id].update(json.loads(change.metadata))
         self._rows[row.message_id] = replace(
             row,
             status=change.status,
             updated_us=change.at_us,
             error=change.error,
-            metadata=metadata,
             revision=change.revision,
         )
 
     def rows(self) -> dict[str, MessageRow]:
         for message_id, texts in self._texts.items():
             self._rows[message_id] = replace(self._rows[message_id], content="".join(texts))
+        for message_id, metadata in self._metadata.items():
+            self._rows[message_id] = replace(self._rows[message_id], metadata=values.dump(metadata))
         return self._rows

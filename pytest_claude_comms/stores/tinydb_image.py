@@ -9,26 +9,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from ..clock import to_datetime, to_us
 from ..errors import StoreCorrupt
-from ..status import MessageStatus, parse_status
 from . import rules, values
-from .journal import FORMAT, TRIMMED_FORMAT, Mark, Op
+from .journal import FORMAT, TRIMMED_FORMAT, Contents, Mark, Op
 from .memory import State
 from .rules import ChangeRow, MessageRow, ThreadRow
+from .tinydb_rows import (
+    NONSENSE,
+    change_document,
+    change_in,
+    message_document,
+    message_in,
+    packed_row,
+    thread_document,
+    thread_in,
+    unpack_change,
+    unpack_message,
+    unpack_thread,
+)
 
 META = "claude_comms"
 OURS = ("threads", "messages", "changes", META)
 """The store's tables; all others are the user's."""
 
-Documents: TypeAlias = dict[str, dict[str, Any]]
+_CHECKSUMS = 2**32
 
-NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
-"""What the reading of well-formed JSON with a senseless content raises."""
+Documents: TypeAlias = dict[str, dict[str, Any]]
 
 
 class Ledger(State):
@@ -39,7 +48,7 @@ class Ledger(State):
         self.ops: list[Op] = []
 
     def add_thread(self, row: ThreadRow) -> None:
-        self.ops.append({"thread": _packed(row)})
+        self.ops.append({"thread": packed_row(row)})
         super().add_thread(row)
 
     def commit(self, row: MessageRow, change: ChangeRow) -> int:
@@ -48,7 +57,7 @@ class Ledger(State):
         change = replace(change, revision=revision)
         # A change says all that differs from the row before; long texts are journalled once.
         created = change.previous is None
-        self.ops.append({"message": _packed(row)} if created else {"change": _packed(change)})
+        self.ops.append({"message": packed_row(row)} if created else {"change": packed_row(change)})
         self.apply(row, change)
         return revision
 
@@ -70,11 +79,16 @@ class Image:
         for ops in records:
             for op in ops:
                 if "thread" in op:
-                    State.add_thread(self.state, unpack_thread(op["thread"]))
+                    thread = unpack_thread(op["thread"])
+                    if self.state.thread(thread.thread_id) is not None:
+                        raise ValueError(f"thread {thread.thread_id!r} was there already")
+                    State.add_thread(self.state, thread)
                 elif "message" in op:
                     row = unpack_message(op["message"])
+                    if row.message_id in drafts or self.state.message(row.message_id) is not None:
+                        raise ValueError(f"message {row.message_id!r} was there already")
                     drafts[row.message_id] = _Draft(row)
-                    changes.append(replace(rules.created(row), revision=row.revision))
+                    changes.append(rules.created(row))
                 elif "change" in op:
                     change = unpack_change(op["change"])
                     self._draft(drafts, change.message_id).take(change)
@@ -101,6 +115,11 @@ class Image:
         self.state.apply(row, change)
 
     def _replay_table(self, op: Op) -> None:
+        check_table_op(op)
+        self.change_table(op)
+
+    def change_table(self, op: Op) -> None:
+        """Do what a draft of the user's tables says."""
         name = op["table"]
         if "set" not in op:
             self.tables.pop(name, None)
@@ -119,11 +138,11 @@ class Image:
     def documents(self, name: str) -> Documents:
         """The documents of a table, as fresh copies."""
         if name == "threads":
-            return _numbered(map(_thread_document, self.state.threads()))
+            return _numbered(map(thread_document, self.state.threads()))
         if name == "messages":
             return _numbered(map(message_document, self.state.messages(None, None)))
         if name == "changes":
-            return {str(row.revision): _change_document(row) for row in self.state.retained()}
+            return {str(row.revision): change_document(row) for row in self.state.retained()}
         return {key: json.loads(text) for key, text in self.tables.get(name, {}).items()}
 
     def dump(self, store_id: str, mark: Mark) -> bytes:
@@ -172,21 +191,50 @@ class Checkpoint:
 
     def _load(self, image: Image) -> None:
         image.last_ids = {
-            name: int(last)
-            for name, last in self.content[META]["1"]["last_ids"].items()
-            if name in image.tables
+            name: last for name, last in self.last_ids.items() if name in image.tables
         }
-        image.state.load(
+        state = image.state
+        state.load(
             map(thread_in, self.content["threads"].values()),
             map(message_in, self.content["messages"].values()),
             map(change_in, self.content["changes"].values()),
             self.trimmed,
         )
+        found: dict[str, list[Any]] = {
+            "threads": state.threads(),
+            "messages": state.messages(None, None),
+        }
+        for name, rows in found.items():
+            if len(rows) != len(self.content[name]):
+                raise ValueError(f"an id is there twice in its table {name!r}")
+        for name in OURS[:3]:
+            for document in self.content[name].values():
+                metadata = document["metadata"]
+                if metadata is not None and not isinstance(metadata, dict):
+                    raise TypeError(f"metadata is {metadata!r:.50}, no JSON object")
+        if state.revision() != self.revision:
+            raise ValueError(
+                f"the last revision is {state.revision()}, and {self.revision} by its table "
+                f"{META!r}"
+            )
+
+    # What its own table says. Raises one of NONSENSE.
 
     @property
     def trimmed(self) -> int:
         """The revision up to which history was cut."""
-        return int(self.content[META]["1"].get("trimmed", 0))
+        return _count(self.content[META]["1"].get("trimmed", 0), "trimmed")
+
+    @property
+    def revision(self) -> int:
+        """The last one given."""
+        return _count(self.content[META]["1"]["revision"], "revision")
+
+    @property
+    def last_ids(self) -> dict[str, int]:
+        """The highest document id of each of the user's tables."""
+        last_ids = self.content[META]["1"]["last_ids"]
+        return {name: _count(last, f"the last id of {name!r}") for name, last in last_ids.items()}
 
     def check_unclaimed(self) -> None:
         """Raise StoreCorrupt if a file that is not ours has tables where ours would be."""
@@ -204,7 +252,9 @@ def parse(path: str, data: bytes) -> Checkpoint:
     """Read a JSON file. Raises StoreCorrupt."""
     try:
         content = json.loads(data)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise StoreCorrupt(path, "it is nested too deep to be read here") from None
+    except ValueError as error:
         raise StoreCorrupt(path, f"it is no JSON ({error})") from None
     if not isinstance(content, dict) or not all(
         isinstance(table, dict) for table in content.values()
@@ -220,10 +270,55 @@ def parse(path: str, data: bytes) -> Checkpoint:
                 f"its format {meta['format']} is newer than this version of "
                 "pytest-claude-comms can read",
             )
-        mark = Mark(int(meta["seq"]), int(meta["link"]))
+        mark = Mark(meta["seq"], meta["link"])
+        if not _is_mark(mark):
+            raise StoreCorrupt(
+                path,
+                f"its table {META!r} says that it goes up to change {mark.seq!r:.50} with checksum "
+                f"{mark.crc!r:.50}",
+            )
         return Checkpoint(path, str(meta["store_id"]), mark, content)
     except NONSENSE as error:
         raise StoreCorrupt(path, f"its table {META!r} is damaged ({error!r})") from error
+
+
+def _is_mark(mark: Mark) -> bool:
+    return type(mark.seq) is type(mark.crc) is int and mark.seq >= 0 and 0 <= mark.crc < _CHECKSUMS
+
+
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is {value!r:.50}, no number of any")
+    return value
+
+
+def joined(checkpoint: Checkpoint, contents: Contents, journal: str) -> Image:
+    """What a checkpoint and the journal that goes on from it hold. Raises StoreCorrupt."""
+    image = checkpoint.image()
+    seq = checkpoint.mark.seq
+    try:
+        image.replay(each.ops for each in contents.records if each.mark.seq > seq)
+    except NONSENSE as error:
+        raise StoreCorrupt(journal, f"its changes do not fit together ({error!r})") from error
+    return image
+
+
+def check_table_op(op: Op) -> None:
+    """Raise one of NONSENSE if a change to a user's table is none: what it says would stand in
+    the JSON file as it is."""
+    name = op["table"]
+    if not isinstance(name, str) or name in OURS:
+        raise ValueError(f"{name!r:.50} is no table of the user's")
+    if "set" not in op:
+        return
+    documents, removed = op["set"], op["del"]
+    if not isinstance(documents, dict) or not isinstance(removed, list):
+        raise TypeError(f"the change to the table {name!r} is none")
+    _count(op["last"], f"the last id of {name!r}")
+    for doc_id, text in documents.items():
+        if not text.isascii() or values.is_too_deep(text):
+            raise ValueError(f"document {doc_id} of table {name!r} is no JSON of a store's")
+        json.loads(text)
 
 
 class _Draft:
@@ -232,7 +327,8 @@ class _Draft:
     def __init__(self, row: MessageRow) -> None:
         self._row = row
         self._text = [row.content]
-        self._metadata = row.metadata
+        self._metadata: dict[str, Any] | None = None
+        """All of it, from the first change of it on: it may be long, and change often."""
         self._last: ChangeRow | None = None
 
     def take(self, change: ChangeRow) -> None:
@@ -241,8 +337,9 @@ class _Draft:
         elif change.content is not None:
             self._text = [change.content]
         if change.metadata is not None:
-            merged = {**json.loads(self._metadata), **json.loads(change.metadata)}
-            self._metadata = values.dump(merged)
+            if self._metadata is None:
+                self._metadata = json.loads(self._row.metadata)
+            self._metadata.update(json.loads(change.metadata))
         self._last = change
 
     def row(self) -> MessageRow:
@@ -258,44 +355,11 @@ class _Draft:
             status=last.status,
             updated_us=last.at_us,
             error=last.error,
-            metadata=self._metadata,
+            metadata=(
+                self._row.metadata if self._metadata is None else values.dump(self._metadata)
+            ),
             revision=last.revision,
         )
-
-
-# -- rows in the journal: their fields as they are, without those that are None
-
-_FIELDS = {
-    kind: tuple(field.name for field in fields(kind)) for kind in (ThreadRow, MessageRow, ChangeRow)
-}
-
-
-def _packed(row: ThreadRow | MessageRow | ChangeRow) -> dict[str, Any]:
-    return {name: value for name in _FIELDS[type(row)] if (value := getattr(row, name)) is not None}
-
-
-def unpack_thread(packed: dict[str, Any]) -> ThreadRow:
-    """A thread in the journal."""
-    return ThreadRow(**{**packed, "modules": tuple(packed["modules"])})
-
-
-def unpack_message(packed: dict[str, Any]) -> MessageRow:
-    """A message in the journal, as it was created."""
-    absent = {"expires_us": None, "stall_us": None, "error": None}
-    return MessageRow(**{**absent, **packed, "status": parse_status(packed["status"])})
-
-
-def unpack_change(packed: dict[str, Any]) -> ChangeRow:
-    """A change in the journal."""
-    status, previous = parse_status(packed["status"]), _status(packed.get("previous"))
-    return ChangeRow(**{**packed, "status": status, "previous": previous})
-
-
-def _status(word: str | None) -> MessageStatus | None:
-    return None if word is None else parse_status(word)
-
-
-# -- rows in the JSON file
 
 
 def _numbered(documents: Iterable[dict[str, Any]]) -> Documents:
@@ -304,110 +368,3 @@ def _numbered(documents: Iterable[dict[str, Any]]) -> Documents:
 
 def _quoted(name: str) -> str:
     return json.dumps(name)
-
-
-def _iso(us: int) -> str:
-    return to_datetime(us).isoformat()
-
-
-def _us(iso: str) -> int:
-    return to_us(datetime.fromisoformat(iso))
-
-
-def _metadata(value: dict[str, Any]) -> str:
-    return values.dump(value) if value else "{}"
-
-
-def _thread_document(row: ThreadRow) -> dict[str, Any]:
-    return {
-        "thread_id": row.thread_id,
-        "title": row.title,
-        "modules": list(row.modules),
-        "metadata": json.loads(row.metadata),
-        "created_at": _iso(row.created_us),
-    }
-
-
-def thread_in(document: dict[str, Any]) -> ThreadRow:
-    """A thread in the JSON file."""
-    return ThreadRow(
-        thread_id=document["thread_id"],
-        title=document["title"],
-        modules=tuple(document["modules"]),
-        metadata=_metadata(document["metadata"]),
-        created_us=_us(document["created_at"]),
-    )
-
-
-def message_document(row: MessageRow) -> dict[str, Any]:
-    """A message for the JSON file."""
-    deadline_us = row.deadline_us
-    return {
-        "message_id": row.message_id,
-        "thread_id": row.thread_id,
-        "module_name": row.module_name,
-        "content": row.content,
-        "message_type": row.message_type,
-        "status": row.status.value,
-        "created_at": _iso(row.created_us),
-        "updated_at": _iso(row.updated_us),
-        "deadline_at": None if deadline_us is None else _iso(deadline_us),
-        "expires_us": row.expires_us,
-        "stall_us": row.stall_us,
-        "error": row.error,
-        "metadata": json.loads(row.metadata),
-        "revision": row.revision,
-    }
-
-
-def message_in(document: dict[str, Any]) -> MessageRow:
-    """A message in the JSON file."""
-    return MessageRow(
-        message_id=document["message_id"],
-        thread_id=document["thread_id"],
-        module_name=document["module_name"],
-        content=document["content"],
-        message_type=document["message_type"],
-        status=parse_status(document["status"]),
-        created_us=_us(document["created_at"]),
-        updated_us=_us(document["updated_at"]),
-        expires_us=document["expires_us"],
-        stall_us=document["stall_us"],
-        error=document["error"],
-        metadata=_metadata(document["metadata"]),
-        revision=document["revision"],
-    )
-
-
-def _change_document(row: ChangeRow) -> dict[str, Any]:
-    return {
-        "revision": row.revision,
-        "message_id": row.message_id,
-        "thread_id": row.thread_id,
-        "at": _iso(row.at_us),
-        "previous": None if row.previous is None else row.previous.value,
-        "status": row.status.value,
-        "append": row.append,
-        "content": row.content,
-        "content_length": row.content_length,
-        "error": row.error,
-        "metadata": None if row.metadata is None else json.loads(row.metadata),
-    }
-
-
-def change_in(document: dict[str, Any]) -> ChangeRow:
-    """A change in the JSON file."""
-    metadata = document["metadata"]
-    return ChangeRow(
-        revision=document["revision"],
-        message_id=document["message_id"],
-        thread_id=document["thread_id"],
-        at_us=_us(document["at"]),
-        previous=_status(document["previous"]),
-        status=parse_status(document["status"]),
-        append=document["append"],
-        content=document["content"],
-        content_length=document["content_length"],
-        error=document["error"],
-        metadata=None if metadata is None else _metadata(metadata),
-    )

@@ -17,6 +17,7 @@ from tinydb.storages import Storage
 from tinydb.table import Document, Table
 
 from ..errors import StoreError
+from . import values
 from .journal import Op
 from .tinydb_image import META, OURS, Documents, Image
 
@@ -48,7 +49,24 @@ class Draft:
         return {key: json.loads(text) for key, text in (table or {}).items()}
 
     def write(self, name: str, documents: Mapping[Any, Any]) -> None:
-        self._after[name] = {str(key): json.dumps(doc) for key, doc in documents.items()}
+        """Raises ValueError for a document that not every reader of the file could read."""
+        old = self._after.get(name, self._before.get(name)) or {}
+        after = {}
+        for key, document in documents.items():
+            doc_id = str(key)
+            try:
+                text = json.dumps(document)
+                if old.get(doc_id) != text and values.is_too_deep(text):
+                    raise RecursionError
+            except RecursionError:
+                raise ValueError(
+                    f"document {doc_id} of table {name!r} is nested more than "
+                    f"{values.DEEPEST_METADATA} deep, and not every reader of the file could read "
+                    "that: store what is deeper as a str, by json.dumps(), or in documents of "
+                    "their own; nothing of this write was done"
+                ) from None
+            after[doc_id] = text
+        self._after[name] = after
         self._last_ids[name] = self._last_id(name)
 
     def drop(self, name: str) -> None:
@@ -61,7 +79,9 @@ class Draft:
         return self._last_ids[name]
 
     def take_id(self, name: str, doc_id: int) -> None:
-        """Give no id up to this one to another document."""
+        """Give no id up to this one to another document. Raises TypeError for what is no int."""
+        if isinstance(doc_id, bool) or not isinstance(doc_id, int):
+            raise TypeError(f"a document's doc_id must be an int, not {doc_id!r}")
         self._last_ids[name] = max(self._last_id(name), doc_id)
 
     def restart_ids(self, name: str) -> None:
@@ -104,11 +124,13 @@ class Desk(Protocol):
         """A table as it is now, or as this thread is changing it; a copy."""
 
     def drafting(self) -> AbstractContextManager[Draft]:
-        """One commit to the user's tables; within another one of this thread: part of it."""
+        """One commit to the user's tables. Raises StoreError within another one of this thread."""
 
 
 @contextmanager
 def _changing(desk: Desk, name: str, method: str) -> Iterator[Draft]:
+    if not isinstance(name, str):
+        raise TypeError(f"a table's name must be a str, not {name!r}")
     if name in OURS:
         raise StoreError(
             f"{method}() cannot write to the table {name!r} of {desk.url}, which belongs to the "
@@ -131,6 +153,48 @@ class TableStorage(Storage):
     def write(self, data: Mapping[str, Mapping[Any, Any]]) -> None:
         with _changing(self.desk, self._name, "write") as draft:
             draft.write(self._name, data[self._name])
+
+
+class _DraftStorage(Storage):
+    """One table of a draft."""
+
+    def __init__(self, draft: Draft, name: str) -> None:
+        self._draft = draft
+        self._name = name
+
+    def read(self) -> dict[str, Documents]:
+        return {self._name: self._draft.read(self._name)}
+
+    def write(self, data: Mapping[str, Mapping[Any, Any]]) -> None:
+        self._draft.write(self._name, data[self._name])
+
+
+class _DraftTable(Table):
+    """A table of a draft. One method of TinyDB calls others: those of this object are part of the
+    draft, and what a signal handler calls in their midst is not."""
+
+    def __init__(self, draft: Draft, name: str) -> None:
+        self._draft = draft
+        super().__init__(_DraftStorage(draft, name), name, 0)
+
+    def insert(self, document: Mapping[str, Any]) -> int:
+        return super().insert(self._with_id(document))
+
+    def insert_multiple(self, documents: Iterable[Mapping[str, Any]]) -> list[int]:
+        return super().insert_multiple(self._with_id(each) for each in documents)
+
+    def _with_id(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        # TinyDB's own count would be that of this object alone.
+        if isinstance(document, Document):
+            self._draft.take_id(self.name, document.doc_id)
+            return document
+        if not isinstance(document, Mapping):
+            return document
+        return Document(document, self._draft.next_id(self.name))
+
+    def truncate(self) -> None:
+        super().truncate()
+        self._draft.restart_ids(self.name)
 
 
 class StoreStorage(Storage):
@@ -160,22 +224,18 @@ class StoreTable(Table):
         self._desk = storage.desk
         super().__init__(TableStorage(self._desk, name), name, 0, persist_empty)
 
+    @contextmanager
+    def _written(self, method: str) -> Iterator[Table]:
+        with _changing(self._desk, self.name, method) as draft:
+            yield _DraftTable(draft, self.name)
+
     def insert(self, document: Mapping[str, Any]) -> int:
-        with _changing(self._desk, self.name, "insert") as draft:
-            return super().insert(self._with_id(document, draft))
+        with self._written("insert") as table:
+            return table.insert(document)
 
     def insert_multiple(self, documents: Iterable[Mapping[str, Any]]) -> list[int]:
-        with _changing(self._desk, self.name, "insert_multiple") as draft:
-            return super().insert_multiple(self._with_id(each, draft) for each in documents)
-
-    def _with_id(self, document: Mapping[str, Any], draft: Draft) -> Mapping[str, Any]:
-        # TinyDB's own count would be that of this object alone.
-        if isinstance(document, Document):
-            draft.take_id(self.name, document.doc_id)
-            return document
-        if not isinstance(document, Mapping):
-            return document
-        return Document(document, draft.next_id(self.name))
+        with self._written("insert_multiple") as table:
+            return table.insert_multiple(documents)
 
     def update(
         self,
@@ -183,27 +243,26 @@ class StoreTable(Table):
         cond: QueryLike | None = None,
         doc_ids: Iterable[int] | None = None,
     ) -> list[int]:
-        with _changing(self._desk, self.name, "update"):
-            return super().update(fields, cond, doc_ids)
+        with self._written("update") as table:
+            return table.update(fields, cond, doc_ids)
 
     def update_multiple(self, updates: Iterable[tuple[Fields, QueryLike]]) -> list[int]:
-        with _changing(self._desk, self.name, "update_multiple"):
-            return super().update_multiple(updates)
+        with self._written("update_multiple") as table:
+            return table.update_multiple(updates)
 
     def upsert(self, document: Mapping[str, Any], cond: QueryLike | None = None) -> list[int]:
-        with _changing(self._desk, self.name, "upsert"):
-            return super().upsert(document, cond)
+        with self._written("upsert") as table:
+            return table.upsert(document, cond)
 
     def remove(
         self, cond: QueryLike | None = None, doc_ids: Iterable[int] | None = None
     ) -> list[int]:
-        with _changing(self._desk, self.name, "remove"):
-            return super().remove(cond, doc_ids)
+        with self._written("remove") as table:
+            return table.remove(cond, doc_ids)
 
     def truncate(self) -> None:
-        with _changing(self._desk, self.name, "truncate") as draft:
-            super().truncate()
-            draft.restart_ids(self.name)
+        with self._written("truncate") as table:
+            table.truncate()
 
 
 class StoreDB(TinyDB):

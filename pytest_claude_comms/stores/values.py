@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..records import ConversationThread, Message
 from ..status import MessageStatus, parse_status
@@ -22,8 +22,8 @@ MOST_DIGITS = 640
 _LEAST_TOO_LONG = 10**MOST_DIGITS
 
 
-def text(value: object, what: str) -> str:
-    """``value`` as a plain str.
+def text(value: object, what: object) -> str:
+    """``value`` as a plain str; ``what`` it is, for an error, as a str or what makes one.
 
     Raises TypeError for what is none, ValueError for one with a lone surrogate: it has no
     UTF-8 form, so no file could hold it.
@@ -147,12 +147,34 @@ def metadata(value: object) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise TypeError(f"metadata must be a dict, not {value!r}")
-    clean = _json_value(value, "metadata", 1)
+    clean = _json_value(value, _Path(None, "metadata"), 1)
     assert isinstance(clean, dict)
     return clean
 
 
-def _json_value(value: object, path: str, depth: int) -> object:
+class _Path(NamedTuple):
+    """Where a value is. Worded for an error only: a long key may have many values under it."""
+
+    parent: _Path | None
+    step: object
+
+    def __str__(self) -> str:
+        steps: list[str] = []
+        at = self
+        while at.parent is not None:
+            steps.append(f"[{at.step!r}]")
+            at = at.parent
+        return "".join([str(at.step), *reversed(steps)])
+
+
+class _KeyOf(NamedTuple):
+    path: _Path
+
+    def __str__(self) -> str:
+        return f"a key of {self.path}"
+
+
+def _json_value(value: object, path: _Path, depth: int) -> object:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -167,22 +189,22 @@ def _json_value(value: object, path: str, depth: int) -> object:
         kind = type(value).__name__
         raise TypeError(f"{path} is a {kind}, which JSON cannot hold: {value!r}")
     if depth > DEEPEST_METADATA:
-        raise ValueError(f"{path[:200]}… is nested more than {DEEPEST_METADATA} deep")
+        raise ValueError(f"{str(path)[:200]}… is nested more than {DEEPEST_METADATA} deep")
     if isinstance(value, Mapping):
         return {
-            _json_key(key, path): _json_value(item, f"{path}[{key!r}]", depth + 1)
+            _json_key(key, path): _json_value(item, _Path(path, key), depth + 1)
             for key, item in value.items()
         }
-    return [_json_value(item, f"{path}[{place}]", depth + 1) for place, item in enumerate(value)]
+    return [_json_value(item, _Path(path, place), depth + 1) for place, item in enumerate(value)]
 
 
-def _json_key(key: object, path: str) -> str:
+def _json_key(key: object, path: _Path) -> str:
     if not isinstance(key, str):
         raise TypeError(f"{path} has the key {key!r}; keys must be str")
-    return text(key, f"a key of {path}")
+    return text(key, _KeyOf(path))
 
 
-def _json_int(value: int, path: str) -> int:
+def _json_int(value: int, path: _Path) -> int:
     plain = int(value)
     if not -_LEAST_TOO_LONG < plain < _LEAST_TOO_LONG:
         raise ValueError(
@@ -190,6 +212,18 @@ def _json_int(value: int, path: str) -> int:
             "digits is too long for some Python to read, so store it as a str"
         )
     return plain
+
+
+def is_too_deep(json_text: str) -> bool:
+    """Whether the JSON of an object is nested deeper than metadata may be, so that not every
+    caller in every Python could read it. May raise RecursionError, where even this one cannot."""
+    if json_text.count("[") + json_text.count("{") <= DEEPEST_METADATA:
+        return False
+    level = [json.loads(json_text)]
+    for _ in range(DEEPEST_METADATA):
+        items = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for each in items for item in each if isinstance(item, (dict, list))]
+    return bool(level)
 
 
 def dump(value: object) -> str:

@@ -457,6 +457,13 @@ def test_a_store_whose_table_is_not_the_first_is_ours(run: Run) -> None:
     assert titles(run, "--store", "tinydb:///a.json") == ["mine"]
 
 
+@pytest.mark.parametrize("depth", [4_000, 100_000])
+def test_a_table_that_nests_too_deep_is_no_fault_of_ours(run: Run, depth: int) -> None:
+    Path("a.json").write_text('{"claude_comms": ' + "[" * depth)
+    found = run("threads", "--store", "tinydb:///a.json")
+    assert (found.code, "nested too deep" in found.err) == (6, True)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
 def test_a_fifo_hangs_nobody(run: Run) -> None:
     os.mkfifo("pyproject.toml")

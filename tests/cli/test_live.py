@@ -314,6 +314,25 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_an_interrupt_as_the_handlers_come_back_leaves_none_of_the_others_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, before = signal.signal, signal.getsignal(signal.SIGTERM)
+
+    def interrupted(number: int, handler: signal.Handlers) -> object:
+        found = real(number, handler)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        return found
+
+    stops = Stops()
+    stops.__enter__()
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stops.__exit__()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_whoever_insists_gets_out() -> None:
     with Stops() as stops:
         os.kill(os.getpid(), signal.SIGINT)

@@ -155,6 +155,7 @@ TARGETS: Final = {
             ("tests/stores/test_journal.py",),
         ),
         Target("stores/tinydb_image.py", _TINYDB, (_SMALL, _SAME)),
+        Target("stores/tinydb_rows.py", _TINYDB, (_SMALL, _SAME)),
         Target("stores/tinydb.py", _TINYDB, (_SMALL, _SAME)),
         Target("stores/tinydb_tables.py", _TINYDB, ("tests/stores/test_tinydb_tables.py",)),
         Target("stores/tinydb_check.py", (*_CHECKING, *_READING, *_KEEPING), _CHECKING),

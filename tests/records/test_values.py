@@ -437,6 +437,32 @@ def test_what_is_nested_too_deep_is_shown_by_its_beginning() -> None:
     assert str(caught.value) == f"{path[:200]}… is nested more than 100 deep"
 
 
+def test_the_path_of_a_value_is_worded_for_an_error_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long key would be in the path of each value under it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(values._Path, "__str__", None)
+        good = {"k": [0, 1.5, "x", "\u00e9", None, {"\u00e9": [True]}]}
+        assert values.metadata(good) == good
+    for bad, said in (
+        ({"k": [0, {"\u00e9": b""}]}, r"^metadata\['k'\]\[1\]\['\u00e9'\] is a bytes"),
+        ({"k": [{2: 1}]}, r"^metadata\['k'\]\[0\] has the key 2;"),
+        ({"k": ["\ud800"]}, r"^metadata\['k'\]\[0\] has a lone surrogate"),
+        ({"k": {"\ud800": 1}}, r"^a key of metadata\['k'\] has a lone surrogate"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=said):
+            values.metadata(bad)
+
+
+@pytest.mark.parametrize(("before", "after"), [('{"a":', "}"), ("[", "]")])
+def test_how_deep_json_is(before: str, after: str) -> None:
+    for inner in ("", "1", '"[[["'):
+        if inner or before == "[":
+            assert not values.is_too_deep(before * 99 + f"[{inner}]" + after * 99)
+            assert values.is_too_deep(before * 100 + f"[{inner}]" + after * 100)
+    assert not values.is_too_deep('{"a": "' + "[" * 5_000 + '"}')
+    assert not values.is_too_deep("[" + "[]," * 200 + "{}]")
+
+
 def test_text_of_json_is_short_and_as_it_was() -> None:
     assert values.dump({"a": [1, "\u00e9"], "b": None}) == '{"a":[1,"\u00e9"],"b":null}'
     with pytest.raises(ValueError, match="not JSON compliant"):

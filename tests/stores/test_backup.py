@@ -23,7 +23,8 @@ from pytest_claude_comms import (
 from pytest_claude_comms.stores import backup, sqlite_keeping, sqlite_rows
 from pytest_claude_comms.stores.backup import backup_store
 from pytest_claude_comms.stores.checking import check_store
-from pytest_claude_comms.stores.files import FileLock
+from pytest_claude_comms.stores.files import FileLock, create_private
+from tests.stores.interrupt_kit import Signal
 from tests.stores.keeping_kit import (
     every_store,
     everything,
@@ -608,3 +609,75 @@ def test_what_cannot_be_removed_hides_no_outcome(
     backup_store(store, tmp_path / "broken")
     with reopened(store, tmp_path / "broken") as again:
         assert everything(again) == everything(store)
+
+
+@file_stores
+def test_a_name_that_cannot_be_removed_is_no_failure(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store)
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        if path == f"{tmp_path}/new.backup" and os.path.exists(path):
+            raise PermissionError(13, "Permission denied", path)
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert backup_store(store, tmp_path / "new").bytes > 0
+    assert sorted(os.listdir(tmp_path)) == ["new", "new.backup"]
+    monkeypatch.undo()
+    backup_store(store, tmp_path / "new", overwrite=True)
+    assert os.listdir(tmp_path) == ["new"]
+    with reopened(store, tmp_path / "new") as again:
+        assert everything(again) == everything(store)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a __del__
+@pytest.mark.parametrize("had_lock", [False, True])
+def test_an_interrupted_backup_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, had_lock: bool
+) -> None:
+    def write(*_: object, **__: object) -> int:
+        return 1
+
+    lock = tmp_path / "b" / "new.lock"
+    others = FileLock(str(lock))
+    monkeypatch.setattr(backup, "_write", write)
+    came = Signal()
+    step = 1
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        if had_lock:
+            lock.parent.mkdir()
+            lock.touch()
+        while came.comes_in(lambda: backup_store(store, tmp_path / "b" / "new"), step):
+            assert lock.exists() is had_lock, step
+            if had_lock:
+                claim = others.claim()
+                assert claim.try_acquire(), step
+                claim.release()
+            step += 1
+    assert step > 30
+    others.close()
+
+
+def test_a_lock_that_a_store_has_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = FileLock(f"{tmp_path}/new.lock")
+    claim = lock.claim()
+
+    def create(path: str) -> bool:
+        assert claim.try_acquire()
+        return create_private(path)
+
+    monkeypatch.setattr(backup, "create_private", create)
+    monkeypatch.setattr(backup, "BUSY_TIMEOUT", 0.02)
+    with open_store(f"sqlite:///{tmp_path}/s", durability="process") as store:
+        with pytest.raises(StoreBusy):
+            backup_store(store, tmp_path / "new")
+        assert os.path.exists(lock.path)
+        claim.release()
+        monkeypatch.undo()
+        backup_store(store, tmp_path / "new")
+    lock.close()

@@ -196,6 +196,32 @@ def test_what_does_not_fit_together_is_refused(store: ConversationStore) -> None
 
 
 @every_store
+def test_a_source_with_values_of_another_type_is_damaged(store: ConversationStore) -> None:
+    with open_store("memory:") as source:
+        fill(source)
+        whole = source.snapshot()  # type: ignore[attr-defined]
+        thread, message, change = whole.threads[0], whole.messages[0], whole.changes[0]
+        for rows, reason in [
+            ({"threads": (replace(thread, title=None), *whole.threads[1:])}, "title must be a"),
+            ({"messages": (replace(message, content=5), *whole.messages[1:])}, "content must be"),
+            ({"messages": (replace(message, expires_us=10**30), *whole.messages[1:])}, "expires_"),
+            ({"messages": (replace(message, stall_us="x"), *whole.messages[1:])}, "abs"),
+            ({"changes": (replace(change, at_us="x"), *whole.changes[1:])}, "at_us is 'x'"),
+        ]:
+            broken = replace(whole, **rows)
+
+            class Source:
+                url, backend, store_id = "broken:", "broken", "b"
+
+                def snapshot(self, found: Any = broken) -> Any:
+                    return found
+
+            with pytest.raises(StoreCorrupt, match=reason):
+                copy_store(Source(), store)  # type: ignore[arg-type]
+    assert (store.cursor(), store.threads()) == (0, [])
+
+
+@every_store
 @pytest.mark.parametrize("what", ["threads", "messages", "changes", "text"])
 def test_a_copy_that_differs_is_found(
     store: ConversationStore, what: str, monkeypatch: pytest.MonkeyPatch

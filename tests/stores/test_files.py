@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from pytest_claude_comms.stores import files, hub, open_store, sqlite_link
 from pytest_claude_comms.stores.files import Claim, FileLock, create_private, fsync_directory
 from pytest_claude_comms.stores.sqlite_reading import SQLiteReader
 from pytest_claude_comms.stores.tinydb_reading import TinyDBReader
+from tests.stores.sqlite_kit import Python, finish
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 CLOCK = SystemClock()
@@ -174,6 +175,77 @@ def test_the_child_of_a_fork_does_not_hold_the_lock(path: str) -> None:
             os.close(descriptor)
         code = os.waitpid(child, 0)[1]
     assert code == 0
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_a_handler_raises_at_a_fork_leaves_no_lock_in_the_child(path: str) -> None:
+    lock = FileLock(path)
+    claim = lock.claim()
+    claim.acquire(CLOCK, 0, "x")
+    step, came = 0, True
+    while came:
+        step += 1
+        left = step
+
+        def interrupt(frame: FrameType, event: str, _: object) -> None:
+            nonlocal left
+            if event == "call" and frame.f_code.co_filename == files.__file__ and left:
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+
+        sys.setprofile(interrupt)
+        child = os.fork()
+        if not child:
+            sys.setprofile(None)
+            is_forgotten = lock._descriptor is None and lock._owner is None
+            os._exit(2 * (not left) + is_forgotten)
+        sys.setprofile(None)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (1, 3), step
+        came = code == 3
+    assert step > 3
+    claim.release()
+    lock.close()
+
+
+_FORKED_AS_A_LOCK_IS_OPENED = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore")  # Python's own, of threads and forks
+from pytest_claude_comms.stores.files import FileLock
+opened, goes_on = threading.Event(), threading.Event()
+real = FileLock._open
+
+def is_it(descriptor):
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(sys.argv[1]))
+    except OSError:
+        return False
+
+def slow(self):
+    found = real(self)
+    opened.set()
+    goes_on.wait()
+    return found
+
+FileLock._open = slow
+lock = FileLock(sys.argv[1])
+os.register_at_fork(before=goes_on.set)  # the last that was registered is the first to be called
+thread = threading.Thread(target=lock.claim().try_acquire)
+thread.start()
+opened.wait()
+child = os.fork()
+if not child:
+    os._exit(sum(map(is_it, range(64))))
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sum(map(is_it, range(64))))
+"""
+
+
+@posix
+def test_a_fork_waits_for_who_opens_a_lock(path: str, python: Python) -> None:
+    assert finish(python(_FORKED_AS_A_LOCK_IS_OPENED, path)) == "0 1\n"
 
 
 def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:

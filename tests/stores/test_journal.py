@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +331,12 @@ def test_a_refused_rename_is_final_where_nobody_can_be_in_the_way(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"format": 1}, {"format": 1, "store_id": "x", "base": "y"}, {"format": "1"}]
+    "fields",
+    [
+        {"format": 1},
+        {"format": "1"},
+        *({"format": 1, "store_id": "x", "base": base} for base in ("y", "5", -1, True, 1e999)),
+    ],
 )
 def test_a_first_line_that_is_whole_and_no_header(book: Journal, fields: dict[str, Any]) -> None:
     Path(book.path).write_bytes(journal._encode(0, fields))
@@ -537,3 +543,47 @@ def test_a_rename_that_stays_refused_is_told(
         journal.replace_file(str(tmp_path / "file"), str(tmp_path / "new"), b"x", power=False)
     assert system == "nt" or len(tried) == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_a_line_that_is_nested_too_deep_is_not_taken_for_a_cut_one(book: Journal) -> None:
+    """The next writer would remove it."""
+    place = fill(book, 1)[-1]
+    rest = b'%08x {"seq":2,"ops":%s}' % (place.mark.crc, b"[" * 100_000 + b"]" * 100_000)
+    line = b"%08x %s" % (zlib.crc32(rest), rest)
+    assert journal.is_whole(line)
+    whole = Path(book.path).read_bytes()
+    for data in (whole + line + b"\n", whole + b"x\n" + line + b"\n", line + b"\n"):
+        Path(book.path).write_bytes(data)
+        with pytest.raises(StoreCorrupt, match=r"nested too deep|whole ones follow"):
+            book.read()
+    Path(book.path).write_bytes(whole + line + b"\n")
+    with pytest.raises(StoreCorrupt, match=f"the line at byte {place.end} is nested too deep"):
+        book.read_on(place)
+
+
+def test_an_interrupt_on_the_way_to_closing_leaves_no_file_open(
+    book: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fill(book, 1)[-1]
+    opened: list[int] = []
+    closed: list[int] = []
+
+    def open_(*arguments: Any) -> int:
+        opened.append(os.open(*arguments))
+        return opened[-1]
+
+    def close(descriptor: int) -> None:
+        os.close(descriptor)
+        closed.append(descriptor)
+
+    class Interrupted:
+        def __init__(self, *_: type[BaseException]) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "os", FailingOS(open=open_, close=close))
+        patch.setattr(journal, "suppress", Interrupted)
+        with suppress(KeyboardInterrupt):
+            book.append(place, [{"number": 1}])
+    assert opened
+    assert closed == opened

@@ -6,6 +6,7 @@ store's call, in the next turn before the second, and so on.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Callable
@@ -17,9 +18,10 @@ import pytest
 
 from pytest_claude_comms import ConversationStore, clock, open_store
 from pytest_claude_comms.errors import StoreClosed
-from pytest_claude_comms.stores import core, memory
+from pytest_claude_comms.stores import core, memory, sqlite_link
 from pytest_claude_comms.stores.files import FileLock
 from pytest_claude_comms.stores.journal import Journal
+from tests.stores.interrupt_kit import Signal
 
 _TRACED = (str(Path(core.__file__).parent), clock.__file__, threading.__file__)
 _PATIENCE = 60.0
@@ -263,3 +265,39 @@ def test_a_call_in_the_midst_of_another_is_refused_where_it_would_break_it() -> 
         ):
             store.threads()
         assert [thread.thread_id for thread in store.threads()] == ["t"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a __del__
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_an_interrupted_close_is_done_by_the_next_one(tmp_path: Path, scheme: str) -> None:
+    came = Signal()
+    for step in itertools.count(1):
+        path = f"{tmp_path}/{step}"
+        store = open_store(f"{scheme}:///{path}", durability="process")
+        store.create_thread(thread_id="t")
+        was_interrupted = came.comes_in(store.close, step)
+        store.close()
+        assert store._lock._descriptor is None, step  # type: ignore[attr-defined]
+        assert not sqlite_link.is_open_here(path), step
+        assert store.left_open() is None  # type: ignore[attr-defined]
+        with open_store(f"{scheme}:///{path}", durability="process") as again:
+            assert [thread.thread_id for thread in again.threads()] == ["t"], step
+        if not was_interrupted:
+            break
+    assert step > 30
+
+
+def test_what_a_close_did_not_come_to_is_still_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    store = open_store("memory:")
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.MemoryConversationStore, "_close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.close()
+    with pytest.raises(StoreClosed):
+        store.threads()
+    assert "was not closed" in store.left_open()  # type: ignore[attr-defined]
+    store.close()
+    assert store.left_open() is None  # type: ignore[attr-defined]

@@ -133,6 +133,24 @@ def test_a_full_disk_does_not_stop_writing_for_want_of_a_checkpoint(
     assert len(opened().threads()) == 101
 
 
+@pytest.mark.parametrize("error", [RecursionError, MemoryError, StoreError("full")])
+def test_a_change_is_made_though_its_checkpoint_fails(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    store = opened()
+    store._checkpoint_bytes = 0
+
+    def dump(*_: object) -> bytes:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pytest_claude_comms.stores.tinydb_image.Image.dump", dump)
+        store.create_thread("x" * 10_000, thread_id="t")
+        store.db.insert({"n": "x" * 40_000})
+    assert [thread.thread_id for thread in opened().threads()] == ["t"]
+    assert len(opened().db) == len(store.db) == 1
+
+
 def test_who_has_seen_a_change_that_a_disk_error_took_back_is_told(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,8 @@ from pytest_claude_comms.errors import (
     StoreCorrupt,
     StoreError,
 )
-from pytest_claude_comms.stores import journal, tinydb
+from pytest_claude_comms.stores import journal, tinydb, values
+from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.journal import Journal, read_file
 from pytest_claude_comms.stores.tinydb import TinyDBConversationStore
 from tests.stores.tinydb_kit import Open, contents, opening, remove
@@ -29,8 +30,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[Open]:
-    """Opens the store at ``path``, and closes it in the end."""
-    with opening(path) as start:
+    """Opens the store at ``path``, and closes it in the end. Damage is told after few looks."""
+    with pytest.MonkeyPatch.context() as patch, opening(path) as start:
+        patch.setattr(tinydb, "_SETTLE_US", 20_000)
         yield start
 
 
@@ -51,6 +53,36 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        *(
+            lambda content, name=name, value=value: content["claude_comms"]["1"].update(
+                {name: value}
+            )
+            for name, values in {
+                "seq": (-1, True, "2", 2.0, None),
+                "link": (-1, 2**32, 2**40, "7", None),
+                "trimmed": (-5, True, "0", 3, 1e999),
+                "revision": (1, 3, "2", None),
+                "last_ids": ({"mine": "x"}, {"mine": -1}, {"mine": 1e999}),
+            }.items()
+            for value in values
+        ),
+        *(
+            lambda content, name=name, value=value: content["messages"]["1"].update({name: value})
+            for name, value in {
+                "content": 5,
+                "module_name": None,
+                "expires_us": 10**30,
+                "stall_us": "x",
+                "metadata": [1],
+                "updated_at": 5,
+                "revision": "2",
+            }.items()
+        ),
+        lambda content: content["messages"]["1"].update(metadata=json.loads(_DEEP)),
+        lambda content: content["messages"]["1"].update(metadata=json.loads("[" * 400 + "]" * 400)),
+        lambda content: content["threads"]["1"].update(modules="ab"),
+        lambda content: content["changes"]["2"].update(metadata=[1]),
+        lambda content: content["messages"].update({"2": content["messages"]["1"]}),
         lambda content: content["claude_comms"]["1"].update(format="x"),
         lambda content: content["claude_comms"]["1"].pop("seq"),
         lambda content: content["claude_comms"]["1"].update(seq=float("inf")),
@@ -68,9 +100,12 @@ def test_a_file_whose_tables_do_not_fit_is_refused(opened: Open, path: Path, cha
         store.update_message(message, status="complete")
     edit(path, change)
     before = path.read_bytes()
-    with pytest.raises(StoreCorrupt):
-        opened()
-    assert path.read_bytes() == before
+    for _ in range(2):
+        assert check_store(f"tinydb:///{path}").findings
+        with pytest.raises(StoreCorrupt):
+            opened()
+        assert path.read_bytes() == before
+        Path(f"{path}.journal").unlink(missing_ok=True)  # as a backup has none
 
 
 def test_a_newer_format_is_refused(opened: Open, path: Path) -> None:
@@ -384,6 +419,19 @@ def test_what_looks_like_a_stores_table_but_says_nothing_is_the_users(
     assert store.db.table("mine").insert({"a": 2}) == 8
 
 
+_DEEP = '{"a":' * 101 + "1" + "}" * 101
+_DEEPER = '{"a":' * 100_000
+_THREAD = {"thread_id": "u", "title": "", "modules": [], "metadata": "{}", "created_us": 1}
+_MESSAGE = {
+    "message_id": "n", "thread_id": "t", "module_name": "a", "content": "", "message_type": "x",
+    "status": "pending", "created_us": 1, "updated_us": 1, "metadata": "{}", "revision": 2,
+}  # fmt: skip
+
+
+def _table(**fields: Any) -> dict[str, Any]:
+    return {"table": "mine", "set": {}, "del": [], "last": 1, **fields}
+
+
 _CHANGE = {
     "message_id": "m", "thread_id": "t", "at_us": 1, "previous": "pending",
     "status": "processing", "content_length": 0,
@@ -400,6 +448,38 @@ _CHANGE = {
             "ValueError('2 characters instead of 1')",
         ),
         ({"table": "mine", "set": {}, "last": 1}, "KeyError('del')"),
+        ({"table": "messages"}, "ValueError(\"'messages' is no table of the user's\")"),
+        ({"table": 5}, 'ValueError("5 is no table of the user\'s")'),
+        (_table(set=[["1", "{}"]]), "TypeError(\"the change to the table 'mine' is none\")"),
+        (_table(**{"del": "1"}), "TypeError(\"the change to the table 'mine' is none\")"),
+        (_table(last="1"), "ValueError(\"the last id of 'mine' is '1', no number of any\")"),
+        (_table(last=-1), "ValueError(\"the last id of 'mine' is -1, no number of any\")"),
+        (_table(set={"1": 5}), "AttributeError(\"'int' object has no attribute 'isascii'\")"),
+        (_table(set={"1": "}x"}), "JSONDecodeError('Expecting value: line 1 column 1 (char 0)')"),
+        (_table(set={"1": '"ä"'}), "ValueError(\"document 1 of table 'mine' is no JSON of a s"),
+        (_table(set={"1": _DEEP}), "ValueError(\"document 1 of table 'mine' is no JSON of a sto"),
+        (_table(set={"1": "[" * 100_000}), "RecursionError("),
+        ({"thread": {**_THREAD, "thread_id": "t"}}, "ValueError(\"thread 't' was there already\")"),
+        ({"thread": {**_THREAD, "title": 5}}, "TypeError('title must be a str, not 5')"),
+        ({"thread": {**_THREAD, "modules": "ab"}}, "TypeError(\"its modules are 'ab', no list\")"),
+        ({"thread": {**_THREAD, "modules": [5]}}, "TypeError('modules[0] must be a str, not 5')"),
+        ({"thread": {**_THREAD, "metadata": {}}}, "TypeError('metadata is {}, no text')"),
+        ({"thread": {**_THREAD, "metadata": "[1]"}}, "TypeError('metadata is [1], no JSON object"),
+        ({"thread": {**_THREAD, "metadata": '{"a":1e999}'}}, "ValueError('Out of range float"),
+        ({"thread": {**_THREAD, "metadata": '{"a":NaN}'}}, "ValueError('Out of range float"),
+        (
+            {"thread": {**_THREAD, "metadata": _DEEP}},
+            "ValueError('metadata is nested more than 100",
+        ),
+        ({"thread": {**_THREAD, "metadata": _DEEPER}}, "RecursionError("),
+        ({"thread": {**_THREAD, "created_us": 10**30}}, "ValueError('created_us is 1000"),
+        ({"message": {**_MESSAGE, "message_id": "m"}}, "ValueError(\"message 'm' was there alrea"),
+        ({"message": {**_MESSAGE, "content": 5}}, "TypeError('content must be a str, not 5')"),
+        ({"message": {**_MESSAGE, "stall_us": "x"}}, 'TypeError("bad operand type for abs()'),
+        ({"message": {**_MESSAGE, "expires_us": 10**30}}, "ValueError('expires_us is 1000"),
+        ({"message": {**_MESSAGE, "updated_us": 1.5}}, "TypeError('updated_us is 1.5, no whole"),
+        ({"change": {**_CHANGE, "revision": 2.0}}, "TypeError('revision is 2.0, no whole numb"),
+        ({"change": {**_CHANGE, "revision": 2, "error": 5}}, "TypeError('error must be a str, n"),
         ({}, "KeyError('table')"),
     ],
 )
@@ -413,11 +493,16 @@ def test_a_journal_that_does_not_fit_says_why(
     found = book.read()
     assert found is not None
     book.append(found.place, [op])
-    for look in (store.messages, store.messages, opened):
+    before = taken(path)
+    report = check_store(store.url)
+    assert [finding.kind for finding in report.findings].count("journal") == 1
+    for look in (store.messages, store.messages, opened, store.checkpoint):
         with pytest.raises(StoreCorrupt) as caught:
             look()
         assert caught.value.path == book.path
-        assert caught.value.reason == f"its changes do not fit together ({reason})"
+        assert caught.value.reason.startswith(f"its changes do not fit together ({reason}")
+    store.close()
+    assert taken(path) == before
 
 
 def test_what_others_append_to_a_message_is_read_on(opened: Open) -> None:
@@ -462,6 +547,61 @@ def test_an_idle_poll_reads_nothing(
     assert len(store.messages()) == 2
     monkeypatch.setattr(store, "_reading", None)
     assert store.changes(cursor + 1).cursor == cursor + 1
+
+
+def test_a_cut_line_is_read_once(opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, late = opened(), opened()
+    store.add_message(store.create_thread(thread_id="t"), "a")
+    with Path(f"{path}.journal").open("ab") as book:
+        book.write(b"a" * 1_000_000)  # of a writer that was killed
+    assert store.cursor() == late.cursor() == 1
+    sizes: list[int] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def read(self, descriptor: int, size: int) -> bytes:
+            data = os.read(descriptor, size)
+            sizes.append(len(data))
+            return data
+
+    monkeypatch.setattr(journal, "os", Counting())
+    for _ in range(10):
+        assert store.cursor() == 1
+        assert store.changes(1).items == ()
+    assert sum(sizes) < 1_000
+    late.add_message("t", "a")
+    assert store.cursor() == 2
+
+
+@pytest.mark.parametrize("is_same", [False, True])
+def test_a_line_that_takes_the_place_of_a_cut_one_is_seen(
+    opened: Open, path: Path, *, is_same: bool
+) -> None:
+    """Of the same size, at the same time."""
+    store, other = opened(), opened()
+    book = Path(f"{path}.journal")
+    store.create_thread(thread_id="t")
+    store.cursor()
+    old = book.read_bytes()
+    other.create_thread(thread_id="u")
+    line = book.read_bytes()[len(old) :]
+    # What is cut is of another line or, in the last case, of the same one, its end not there yet.
+    torn = b"0" * len(line) if not is_same else line[:-1] + b" "
+    found = os.stat(book)
+    with book.open("r+b") as file:
+        file.seek(len(old))
+        file.write(torn)
+    assert [thread.thread_id for thread in opened().threads()] == ["t"]
+    late = opened()
+    assert late.cursor() == 0
+    assert [thread.thread_id for thread in late.threads()] == ["t"]
+    with book.open("r+b") as file:
+        file.seek(len(old))
+        file.write(line)
+    os.utime(book, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert [thread.thread_id for thread in late.threads()] == ["t", "u"]
 
 
 def test_of_what_others_append_only_that_is_read(
@@ -632,3 +772,30 @@ def test_a_file_with_another_past_is_the_same_store(
 def contents_of_message(store: TinyDBConversationStore) -> tuple[list[int], str]:
     changes = store.changes(message="m", since=2)
     return [change.revision for change in changes], store.get_message("m").content
+
+
+def test_metadata_that_changes_often_is_put_together_once(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened() as store:
+        store.create_thread(thread_id="t")
+        many = {f"k{number}": number for number in range(500)}
+        store.add_message("t", "a", message_id="m", status="processing", metadata=many)
+    store = opened()
+    for number in range(50):
+        store.update_message("m", metadata={"k1": -number})
+    sizes: list[int] = []
+
+    def dump(value: object) -> str:
+        sizes.append(len(real(value)))
+        return real(value)
+
+    real = values.dump
+    size = len(real(many))
+    monkeypatch.setattr(values, "dump", dump)
+    late = opened()
+    assert late.get_message("m") == store.get_message("m")
+    assert sum(sizes) < 5 * size
+    sizes.clear()
+    assert check_store(store.url).findings == ()
+    assert sum(sizes) < 10 * size

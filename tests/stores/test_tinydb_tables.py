@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pytest_claude_comms.errors import (
     StoreCorrupt,
     StoreError,
 )
-from pytest_claude_comms.stores import tinydb_image
+from pytest_claude_comms.stores import tinydb, tinydb_image, tinydb_rows, tinydb_tables
+from tests.stores.interrupt_kit import Interrupt
 from tests.stores.tinydb_kit import Open, Ticking, contents, opening, play
 
 
@@ -320,3 +322,120 @@ def test_the_storage_reads_each_table(opened: Open) -> None:
         name: {str(each.doc_id): dict(each) for each in store.db.table(name)}
         for name in ("threads", "messages", "changes", "mine")
     }
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """An object that is nested so deep: 1 is an empty one."""
+    document: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        document = {"k": document}
+    return document
+
+
+@pytest.mark.parametrize("depth", [101, 987, 5_000])
+def test_a_document_that_not_everybody_could_read_is_refused(
+    opened: Open, path: Path, depth: int
+) -> None:
+    store = opened()
+    store.create_thread(thread_id="t")
+    mine = store.db.table("mine")
+    mine.insert_multiple([{"n": 1}, nested(100)])
+    deep = nested(depth)
+    attempts: list[Callable[[], object]] = [
+        lambda: mine.insert(deep),
+        lambda: mine.insert_multiple([{"n": 3}, {"k": [deep]}]),
+        lambda: mine.update({"deep": deep}, where("n") == 1),
+        lambda: mine.update(lambda document: document.update(deep), doc_ids=[1]),
+        lambda: mine.upsert({"n": 1, "deep": deep}, where("n") == 1),
+        lambda: mine.storage.write({"mine": {"1": deep}}),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ValueError, match=r"^document \d+ of table 'mine' is nested more than "):
+            attempt()
+    assert [doc.get("n") for doc in mine] == [1, None]
+    store.checkpoint()
+    assert opened().db.table("mine").all() == [{"n": 1}, nested(100)]
+    with TinyDB(path) as stock:
+        assert len(stock.table("mine")) == 2
+
+
+def test_a_deep_document_of_somebody_else_stays_as_it_is(opened: Open, path: Path) -> None:
+    deep = nested(200)
+    opened().close()
+    with TinyDB(path) as stock:
+        stock.table("mine").insert(deep)
+    store = opened()
+    mine = store.db.table("mine")
+    assert mine.insert({"n": 2}) == 2
+    assert mine.update({"m": 3}, doc_ids=[2]) == [2]
+    with pytest.raises(ValueError, match="document 1 of table 'mine' is nested more than 100 deep"):
+        mine.update({"m": 3})
+    store.checkpoint()
+    assert opened().db.table("mine").all() == [deep, {"n": 2, "m": 3}]
+
+
+@pytest.mark.parametrize("doc_id", [True, 2.5, "7", None])
+def test_a_document_id_that_is_no_number_is_refused(opened: Open, doc_id: Any) -> None:
+    store = opened()
+    with pytest.raises(TypeError, match=f"^a document's doc_id must be an int, not {doc_id!r}$"):
+        store.db.insert(Document({}, doc_id=doc_id))
+    store.checkpoint()
+    assert opened().db.insert({}) == store.db.all()[-1].doc_id == 1
+
+
+def test_a_table_whose_name_is_no_text_is_refused(opened: Open) -> None:
+    store = opened()
+    name: Any = 5
+    with pytest.raises(TypeError, match="^a table's name must be a str, not 5$"):
+        store.db.table(name).insert({})
+    with pytest.raises(TypeError, match="^a table's name must be a str, not 5$"):
+        store.db.drop_table(name)
+    store.checkpoint()
+    assert opened().db.tables() == {"threads", "messages", "changes"}
+
+
+@pytest.mark.parametrize("method", sorted(WRITES))
+def test_a_write_inside_a_write_is_refused_and_neither_is_lost(opened: Open, method: str) -> None:
+    store = opened()
+    store.db.insert_multiple([{"n": 1}, {"n": 2}])
+    store.db.table("other").insert({"a": 0})
+    seen: list[StoreError] = []
+
+    def change(document: Any) -> None:
+        for name in ("_default", "other"):
+            with pytest.raises(StoreError, match="inside a write to store.db") as caught:
+                WRITES[method](store.db.table(name))
+            seen.append(caught.value)
+        with pytest.raises(StoreError, match="inside a write to store.db"):
+            store.db.drop_table("other")
+        document["n"] += 10
+
+    assert store.db.update(change) == [1, 2]
+    assert len(seen) == 4
+    for each in (store, opened()):
+        assert each.db.all() == [{"n": 11}, {"n": 12}]
+        assert each.db.table("other").all() == [{"a": 0}]
+
+
+@pytest.mark.parametrize("method", ["insert", "upsert"])
+def test_a_handlers_write_in_the_midst_of_one_is_done_or_refused(opened: Open, method: str) -> None:
+    store = opened()
+    done: list[int] = []
+
+    def act() -> None:
+        with suppress(StoreError, RuntimeError):
+            store.db.insert({"by": "handler"})
+            done.append(1)
+
+    comes = Interrupt(tinydb, tinydb_tables, tinydb_image, tinydb_rows, act=act, lines=True)
+    step, refused, is_left = 1, 0, True
+    while is_left:
+        done.clear()
+        is_left = comes.comes_in(lambda: WRITES[method](store.db), step)
+        documents = store.db.all()
+        assert documents.count({"a": 1}) == 1
+        assert documents.count({"by": "handler"}) == len(done)
+        refused += is_left and not done
+        store.db.truncate()
+        step += 1
+    assert 20 < refused < step - 20
