@@ -38,7 +38,7 @@ def to_us(moment: datetime) -> int:
     """
     if not isinstance(moment, datetime):
         raise TypeError(f"an instant is an aware datetime, not {moment!r}")
-    if moment.tzinfo is None:
+    if moment.utcoffset() is None:
         raise ValueError(f"{moment!r} has no time zone: give it one, such as tzinfo=timezone.utc")
     return (moment - _EPOCH) // _MICROSECOND
 

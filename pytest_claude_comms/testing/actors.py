@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..clock import SECOND, Why
@@ -39,8 +40,9 @@ class Actor:
         self.run = run
         self.thread: threading.Thread | None = None
         self.gate = Real.lock()
-        """Released to give the turn."""
+        """Released so that it looks whether it has the turn."""
         self.gate.acquire()
+        self._claimed = Real.lock()
         self.order = ORDINARY
         self.why: Why = ""
         self.details: Callable[[], list[str]] | None = None
@@ -55,6 +57,33 @@ class Actor:
         self.timers: list[Timer] = []
         self.error: BaseException | None = None
         self.joiners: list[Actor] = []
+
+    @property
+    def begun(self) -> bool:
+        """Whether a thread runs it, or ran it."""
+        return self._claimed.locked()
+
+    def claim(self) -> bool:
+        """Whether the calling thread is the one to run it: after a start that was interrupted
+        there may be two of them."""
+        if not self._claimed.acquire(blocking=False):
+            return False
+        self.thread = threading.current_thread()
+        return True
+
+    def open_gate(self) -> None:
+        """Let it look whether it has the turn, unless it is to look already."""
+        with suppress(RuntimeError):
+            self.gate.release()
+
+    def join(self, timeout: float) -> None:
+        """Wait for its end, in real time."""
+        if self.thread is not None:
+            self.thread.join(timeout)
+
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self.thread is not None and self.thread.is_alive()
 
     def lines(self) -> list[str]:
         """What it does or waits for, for a person who has room for all of it."""

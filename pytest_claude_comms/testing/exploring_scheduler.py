@@ -106,14 +106,8 @@ class ExploringScheduler(Scheduler):
             if self.failures or not self._is_outranked(actor):
                 return
             self.trace.ends(f"preempted {name}", place())
-            actor.why, actor.since_us, actor.order = f"its turn, {name}", self.now_us, ORDINARY
-            self._enrol(actor)
-            self._pass_on()
         # An error of another actor is for a call of the test that lets time pass.
-        if actor is self.test:
-            self._await_as_test()
-        else:
-            self._await_turn(actor)
+        self._let_others(actor, f"its turn, {name}", ORDINARY)
 
     def does(self, operation: Operation) -> None:
         """The calling actor does what others see the effect of."""

@@ -12,9 +12,11 @@ by a socket or a pipe is outside too, and has to be declared by ``clock.outside(
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from asyncio import base_events, events
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -26,6 +28,8 @@ from .scheduler import Scheduler
 
 _CLEANING = 0.05
 """Real seconds for which a loop whose clock has stopped waits at a time."""
+_LONGEST = 86_400.0
+"""Seconds that a loop waits at a time, be nothing due for longer."""
 _SELECTORS = (
     "SelectSelector",
     "PollSelector",
@@ -62,16 +66,21 @@ class FakeLoops:
     def uninstall(self) -> None:
         """Put back what was there."""
         while self._undo:
-            self._undo.pop()()
+            self._undo[-1]()
+            self._undo.pop()
 
     def _replace(self, cls: type, name: str, new: object) -> None:
         missing = object()
         old = cls.__dict__.get(name, missing)
+
+        def undo() -> None:
+            if old is not missing:
+                setattr(cls, name, old)
+            elif name in cls.__dict__:
+                delattr(cls, name)
+
+        self._undo.append(undo)
         setattr(cls, name, new)
-        if old is missing:
-            self._undo.append(lambda: delattr(cls, name))
-        else:
-            self._undo.append(lambda: setattr(cls, name, old))
 
     def _replace_wrapped(
         self, cls: type, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -94,7 +103,7 @@ class FakeLoops:
         scheduler = self._scheduler
 
         def select(selector: Any, timeout: float | None = None) -> Any:
-            loop = events._get_running_loop()
+            loop: Any = events._get_running_loop()
             actor = scheduler.me()
             if actor is None or getattr(loop, "_selector", None) is not selector:
                 return real(selector, timeout)
@@ -104,7 +113,7 @@ class FakeLoops:
             stopped_for = scheduler.stopped_for
             if stopped_for is not None and stopped_for < scheduler.watchdog:
                 return real(selector, _CLEANING if timeout is None else min(timeout, _CLEANING))
-            span_us = None if timeout is None else max(0, round(timeout * SECOND))
+            span_us = _span_us(loop, timeout)
             if span_us == 0 and not scheduler.others_are_ready:
                 return ready
             self._parked[id(loop)] = actor
@@ -121,6 +130,9 @@ class FakeLoops:
             finally:
                 del self._parked[id(loop)]
                 actor.details = None
+            # A timer is due before `time() + resolution`: after some 100 days on this clock that
+            # sum is `time()` again, and nothing would ever be due.
+            loop._clock_resolution = max(loop._clock_resolution, math.ulp(loop.time()))
             return real(selector, 0)
 
         return select
@@ -137,12 +149,11 @@ class FakeLoops:
 
     def _in_executor(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def run_in_executor(loop: Any, executor: Any, f: Any, *args: Any) -> Any:
-            future = real(loop, executor, f, *args)
-            if self._scheduler.me() is not None:
-                key = object()
-                self._scheduler.outside_works(key, f"{_name(f)} in an executor")
-                future.add_done_callback(lambda _: self._scheduler.outside_rests(key))
-            return future
+            if self._scheduler.me() is None:
+                return real(loop, executor, f, *args)
+            if executor is None:
+                executor = _default_executor(loop)
+            return real(loop, _Declaring(self._scheduler, executor, _name(f)), f, *args)
 
         return run_in_executor
 
@@ -156,6 +167,58 @@ class FakeLoops:
                 self._scheduler.outside_rests(key)
 
         return shutdown_default_executor
+
+
+def _span_us(loop: Any, timeout: float | None) -> int | None:
+    """For how long it waits: a loop asks its selector for a day at most, and looks again."""
+    due = getattr(loop, "_scheduled", None)
+    if timeout is None or timeout < _LONGEST or not due:
+        return None if timeout is None else max(0, round(timeout * SECOND))
+    when = due[0].when()
+    return None if when == math.inf else round((when - loop.time()) * SECOND)
+
+
+def _default_executor(loop: Any) -> Any:
+    loop._check_default_executor()
+    if loop._default_executor is None:
+        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
+    return loop._default_executor
+
+
+class _Declaring:
+    """An executor whose job goes on outside until it has ended, and whoever waits for it knows."""
+
+    def __init__(self, scheduler: Scheduler, executor: Any, name: str) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._what = f"{name} in an executor"
+
+    def submit(self, f: Callable[..., Any], *args: Any) -> Future[Any]:
+        job = self._executor.submit(f, *args)
+        told = _Told(job)
+        self._scheduler.outside_works(told, self._what)
+        job.add_done_callback(lambda _: self._scheduler.outside_ends(told, told.tell))
+        return told
+
+
+class _Told(Future[Any]):
+    """What became of a job: that it is told, and that it rests, is one."""
+
+    def __init__(self, job: Future[Any]) -> None:
+        super().__init__()
+        self._job = job
+
+    def cancel(self) -> bool:
+        return self._job.cancel() and super().cancel()
+
+    def tell(self) -> None:
+        job = self._job
+        if job.cancelled():
+            super().cancel()
+        elif job.exception() is not None:
+            self.set_exception(job.exception())
+        else:
+            self.set_result(job.result())
 
 
 def _name(f: Any) -> str:
@@ -204,4 +267,7 @@ class FakeLoopWakeup(LoopWakeup):
         return woken
 
     def _beat(self) -> None:
-        self.loop.call_soon_threadsafe(self._resume)
+        try:
+            self.loop.call_soon_threadsafe(self._resume)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._waiting = None

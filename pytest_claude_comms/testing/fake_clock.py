@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from ..clock import (
+    FIRST_US,
     LAST_US,
     SECOND,
     AsyncWakeup,
@@ -22,6 +24,7 @@ from ..clock import (
     Wakeup,
     Why,
     seconds_to_us,
+    to_datetime,
     to_us,
 )
 from .actors import ORDINARY, POLLS, SETTLED, Actor, Killed, Real
@@ -53,6 +56,10 @@ class FakeClock(Clock):
 
     def __init__(self, start: datetime = START, *, watchdog: float = 10.0) -> None:
         self._start_us = to_us(start)
+        if not FIRST_US <= self._start_us <= LAST_US:
+            raise ValueError(
+                f"start={start!r} is outside the years 1 to 9999 in UTC, in which the clock counts"
+            )
         self.start = start
         """The first instant."""
         if seconds_to_us(watchdog, "watchdog") == 0:
@@ -60,8 +67,8 @@ class FakeClock(Clock):
         self._scheduler = self._new_scheduler(watchdog, LAST_US - self._start_us)
         self._watchdog = Watchdog(self._scheduler)
         self._freeze: Freeze | None = None
-        self._outside = threading.local()
-        """How deep each thread is in ``outside``."""
+        self._outside: dict[object, object] = {}
+        """By the key of each ``outside`` block the thread that is inside."""
         self.when_declared: list[Callable[[object], object]] = []
         """Each is called with the key of work that is being declared, right before it counts."""
         self.jumps = 0
@@ -158,13 +165,12 @@ class FakeClock(Clock):
         meanwhile, and a poller that waits looks for the writes of other processes. For who
         declares it ``time.sleep`` is real inside, so that ``subprocess`` can wait there."""
         key = object()
-        declared = self._outside
-        declared.depth = getattr(declared, "depth", 0) + 1
-        self.outside_works(key, what)
         try:
+            self._outside[key] = threading.get_ident()
+            self.outside_works(key, what)
             yield
         finally:
-            declared.depth -= 1
+            self._outside.pop(key, None)
             self.outside_rests(key)
 
     # -- for the library
@@ -218,10 +224,16 @@ class FakeClock(Clock):
     def install(self, *, freeze: bool = True) -> None:
         """Let ``time.sleep`` and asyncio's event loops wait on this clock, and show its time to
         code that reads the standard library's (``freeze=False``: that stays real)."""
-        installed = Freeze(self.start, self._scheduler, self._sleep_of_anybody, freeze=freeze)
-        installed.install()
-        self._freeze = installed
-        installed.move(self._scheduler.now_us)
+        start, before = to_datetime(self._start_us), self._freeze
+        installed = Freeze(start, self._scheduler, self._sleep_of_anybody, freeze=freeze)
+        try:
+            self._freeze = installed
+            installed.install()
+            installed.move(self._scheduler.now_us)
+        except BaseException:
+            installed.uninstall()
+            self._freeze = before
+            raise
 
     def close(self) -> None:
         """End all actors and put real time back.
@@ -230,13 +242,15 @@ class FakeClock(Clock):
         context), RuntimeError for an actor that does not end.
         """
         __tracebackhide__ = True
-        self._watchdog.stop()
         try:
-            stuck = self._scheduler.close()
+            self._watchdog.stop()
         finally:
-            if self._freeze is not None:
-                self._freeze.uninstall()
-                self._freeze = None
+            try:
+                stuck = self._scheduler.close()
+            finally:
+                if self._freeze is not None:
+                    self._freeze.uninstall()
+                    self._freeze = None
         self._scheduler.raise_failures()
         if stuck:
             names = ", ".join(actor.name for actor in stuck)
@@ -269,12 +283,12 @@ class FakeClock(Clock):
         if self._freeze is not None:
             self._freeze.move(us)
 
-    def _sleep_of_anybody(self, seconds: float) -> None:
+    def _sleep_of_anybody(self, seconds: Any) -> None:
         # Without a freeze: kept by somebody who imported it while it stood for time.sleep.
-        if self._freeze is None or getattr(self._outside, "depth", 0) > 0:
+        if self._freeze is None or self._is_inside_outside():
             Real.sleep(seconds)
-        else:
-            self.sleep(seconds)
+        else:  # it takes what time.sleep takes: True, and a number that is one by its __index__
+            self.sleep(seconds if isinstance(seconds, float) else int(operator.index(seconds)))
 
     def _only_the_test(self, what: str) -> None:
         if self._scheduler.me() is not self._scheduler.test:
@@ -282,11 +296,15 @@ class FakeClock(Clock):
         self._not_outside(what)
 
     def _not_outside(self, what: str) -> None:
-        if getattr(self._outside, "depth", 0) > 0:
+        if self._is_inside_outside():
             raise RuntimeError(
                 f"clock.{what}() inside clock.outside(): no time passes there; leave the block "
                 "first, or wait for what goes on outside with time.sleep() or a poller"
             )
+
+    def _is_inside_outside(self) -> bool:
+        # By thread, not by task: a task that blocks its loop keeps all others of it inside.
+        return threading.get_ident() in list(self._outside.values())
 
 
 class _FakeWakeup:
@@ -357,46 +375,62 @@ class _FakeLock:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._mutex = Real.lock()
+        self._mutex = Real.rlock()  # a signal's handler may want it in the midst
         self._owner: int | None = None
         self._depth = 0
         self._waiters: deque[tuple[int, _FakeWakeup]] = deque()
 
     def __enter__(self) -> None:
         me = threading.get_ident()
-        with self._mutex:
-            if self._owner in (None, me):
-                self._owner = me
-                self._depth += 1
-                return
-            wakeup = _FakeWakeup(self._scheduler, ORDINARY)
-            self._waiters.append((me, wakeup))
+        before = self._depth if self._owner == me else 0
+        wakeup = _FakeWakeup(self._scheduler, ORDINARY)
         try:
-            wakeup.wait(None, why="a lock that another actor holds")
-        except BaseException:  # the clock is closed, or nothing can happen any more
-            self._give_up(me, wakeup)
+            with self._mutex:
+                if self._owner in (None, me):
+                    self._owner, self._depth = me, before + 1
+                    return
+                self._waiters.append((me, wakeup))
+            while self._owner != me:
+                wakeup.wait(None, why="a lock that another actor holds")
+            with self._mutex:
+                self._waiters.remove((me, wakeup))
+        except BaseException:  # the clock is closed, nothing can happen any more, an interrupt
+            self._give_up(me, before, wakeup)
             raise
 
     def __exit__(self, *exc: object) -> None:
-        wakeup = None
+        left = self._depth - 1
+        try:
+            self._leave(left)
+        except BaseException:
+            self._leave(left)
+            raise
+
+    def _leave(self, left: int) -> None:
+        if left:
+            self._depth = left
+        else:
+            self._let_go(threading.get_ident())
+
+    def _let_go(self, me: int) -> None:
+        """Free it, if it is ``me`` who has it. To say it again changes nothing."""
         with self._mutex:
-            self._depth -= 1
-            if self._depth:
-                return
-            self._owner = None
-            if self._waiters:
+            if self._owner == me:
                 # Handed over, not put down: who waits is served before who comes again.
-                self._owner, wakeup = self._waiters.popleft()
-                self._depth = 1
-        if wakeup is not None:
+                heir = self._waiters[0][0] if self._waiters else None
+                self._owner, self._depth = heir, int(heir is not None)
+            woken = [wakeup for ident, wakeup in self._waiters if ident == self._owner]
+        for wakeup in woken:
             wakeup.set()
 
-    def _give_up(self, me: int, wakeup: _FakeWakeup) -> None:
+    def _give_up(self, me: int, before: int, wakeup: _FakeWakeup) -> None:
         with self._mutex:
             if (me, wakeup) in self._waiters:
                 self._waiters.remove((me, wakeup))
-                return
-        self.__exit__()
+            if self._owner == me:
+                self._depth = before
+        if not before:
+            self._let_go(me)
 
 
 class _FakeBackoff:

@@ -6,31 +6,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClaudeCommsError
+from .actors import Real
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from .fake_asyncio import FakeLoops
+    from .frozen import Frozen
 
 _installed: list[object] = []
-
-
-@contextmanager
-def _lazy_names_unseen() -> Iterator[None]:
-    """A start of freezegun gets every name that ``dir`` tells of a module: all that we have would
-    be loaded, for nothing, in the first test with a clock."""
-    ours = __name__.split(".")
-    packages = [vars(sys.modules[".".join(ours[:depth])]) for depth in range(1, len(ours))]
-    listings = [package.pop("__dir__") for package in packages]
-    try:
-        yield
-    finally:
-        for package, listing in zip(packages, listings, strict=True):
-            package["__dir__"] = listing
 
 
 class Freeze:
@@ -49,49 +37,84 @@ class Freeze:
         self._sleep = sleep
         self._freeze = freeze
         self._loops: FakeLoops | None = None
-        self._real_sleep = time.sleep
-        self._freezer: Any = None
-        self._frozen: Any = None
-        self._us = 0
+        self._before = time.sleep
+        self._had_before: list[dict[str, Any]] = []
+        """Names of modules whose ``sleep`` was neither Python's own nor a clock's."""
+        self._frozen: Frozen | None = None
 
     def install(self) -> None:
+        """All of it, or, where an error or an interrupt comes between, nothing."""
         if _installed:
             raise ClaudeCommsError("another fake clock is installed; one test has one clock")
-        _installed.append(self)
-        if self._freeze:
-            from freezegun import freeze_time
+        try:
+            _installed.append(self)
+            if self._freeze:
+                from .frozen import Frozen
 
-            # Started once and then only moved: a start looks through every module (2 to 50 ms).
-            # pytest times its own phases by `_pytest.timing`; they take real time.
-            self._freezer = freeze_time(self._start, real_asyncio=True, ignore=["_pytest.timing"])
-            with _lazy_names_unseen():
-                self._frozen = self._freezer.start()
-        self._replace_sleep(self._real_sleep, self._sleep)
-        from .fake_asyncio import FakeLoops
+                self._frozen = Frozen(self._start)
+                self._frozen.begin()
+            self._replace_sleep()
+            from .fake_asyncio import FakeLoops
 
-        self._loops = FakeLoops(self._scheduler)
-        self._loops.install()
+            self._loops = FakeLoops(self._scheduler)
+            self._loops.install()
+        except BaseException:
+            self.uninstall()
+            raise
 
     def move(self, us: int) -> None:
         """Show the instant ``us`` after the start."""
         if self._frozen is not None:
-            self._frozen.tick(timedelta(microseconds=us - self._us))
-            self._us = us
+            self._frozen.move(us)
 
     def uninstall(self) -> None:
+        """Put back what was there. To say it again changes nothing."""
+        if self not in _installed:
+            return
+        try:
+            self._put_back()
+        except BaseException:  # an interrupt
+            self._put_back()
+            raise
+        finally:
+            _installed.remove(self)
+
+    def _put_back(self) -> None:
         if self._loops is not None:
             self._loops.uninstall()
-        self._replace_sleep(self._sleep, self._real_sleep)
-        if self._freezer is not None:
-            self._freezer.stop()
-        self._frozen = None
-        _installed.remove(self)
+        self._restore_sleep()
+        if self._frozen is not None:
+            self._frozen.end()
 
-    @staticmethod
-    def _replace_sleep(old: object, new: object) -> None:
-        # freezegun leaves sleep alone. Modules that did `from time import sleep` have it as a
-        # global; some module namespaces are odd objects, so only real dicts are looked at.
-        for module in list(sys.modules.values()):
-            names = getattr(module, "__dict__", None)
-            if type(names) is dict and names.get("sleep") is old:
-                names["sleep"] = new
+    # freezegun leaves sleep alone. Modules that did `from time import sleep` have it as a global.
+
+    def _replace_sleep(self) -> None:
+        before = self._before
+        for names in _globals():
+            sleep = names.get("sleep")
+            if sleep is before and not (sleep is Real.sleep or self._is_ours(sleep)):
+                self._had_before.append(names)
+            elif not (sleep is Real.sleep or self._is_ours(sleep)):
+                continue
+            names["sleep"] = self._sleep
+
+    def _restore_sleep(self) -> None:
+        for names in _globals():
+            if self._is_ours(names.get("sleep")):
+                had = any(names is each for each in self._had_before)
+                names["sleep"] = self._before if had else Real.sleep
+
+    def _is_ours(self, sleep: object) -> bool:
+        # Or an earlier clock's: a monkeypatch of the test's may have brought that back after
+        # the clock was closed.
+        return type(sleep) is MethodType and sleep.__func__ is getattr(
+            self._sleep, "__func__", None
+        )
+
+
+def _globals() -> Iterator[dict[str, Any]]:
+    # Some module namespaces are odd objects, so only real dicts are looked at.
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", None)
+        if type(names) is dict:
+            yield names

@@ -20,6 +20,10 @@ class Timer:
         self.cancelled = False
 
 
+def _is_set(timer: Timer) -> bool:
+    return not timer.cancelled and timer in timer.actor.timers
+
+
 class Timers:
     """The timers of one clock. Not thread-safe: the scheduler holds its mutex."""
 
@@ -56,15 +60,20 @@ class Timers:
         self._drop_cancelled()
         return self._heap[0][0]
 
-    def pop_due(self, now_us: int, order: int) -> Actor | None:
-        """Whose timer is due by now and not of a rank that comes after ``order``."""
+    def next_due(self, now_us: int, order: int) -> Actor | None:
+        """Whose timer is due by now and not of a rank that comes after ``order``. It stays until
+        it is taken back."""
         self._drop_cancelled()
         if not self._heap or self._heap[0][0] > now_us or self._heap[0][1] > order:
             return None
-        timer = heapq.heappop(self._heap)[3]
-        timer.cancelled = True
-        self.strong -= not timer.weak
-        return timer.actor
+        return self._heap[0][3].actor
+
+    def mend(self) -> None:
+        """Count anew, after an interrupt that came in the midst of any of this."""
+        self._heap = [entry for entry in self._heap if _is_set(entry[3])]
+        heapq.heapify(self._heap)
+        self._cancelled = 0
+        self.strong = sum(not entry[3].weak for entry in self._heap)
 
     def due(self, now_us: int, order: int) -> list[Actor]:
         """All whose timers are due by now and of this rank, in the order of time and planning."""

@@ -26,7 +26,8 @@ class Watchdog:
         self._scheduler = scheduler
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._page: str | None = None
+        self._page: tuple[int, str] | None = None
+        """What it says, and at which turn."""
         self._before: Any = None
         self.armed = True
         """Off while others than the test have the thread: fixtures of others, reports."""
@@ -37,19 +38,24 @@ class Watchdog:
             return
         if threading.current_thread() is not threading.main_thread():
             return
-        self._before = signal.signal(_SIGNAL, self._interrupt)
+        self._before = signal.getsignal(_SIGNAL)
         self._thread = threading.Thread(
             target=self._watch, name="claude-comms watchdog", daemon=True
         )
+        signal.signal(_SIGNAL, self._interrupt)
         self._thread.start()
 
     def stop(self) -> None:
+        """End, however ``start`` or an earlier ``stop`` was interrupted."""
         if self._thread is not None and _SIGNAL is not None:
             self._stop.set()
-            self._thread.join()
-            self._thread = None
-            # None: it was set by other means than Python's and cannot be put back.
-            signal.signal(_SIGNAL, signal.SIG_DFL if self._before is None else self._before)
+            try:
+                if self._thread.ident is not None:
+                    self._thread.join()
+            finally:
+                # None: it was set by other means than Python's and cannot be put back.
+                signal.signal(_SIGNAL, signal.SIG_DFL if self._before is None else self._before)
+                self._thread = None
 
     @staticmethod
     def pause_all(*, paused: bool) -> None:
@@ -64,12 +70,13 @@ class Watchdog:
             if scheduler.turns != seen or not waited_for or scheduler.paused:
                 seen, since = scheduler.turns, Real.monotonic()
             elif Real.monotonic() - since >= scheduler.watchdog:
-                self._page = scheduler.stuck_page()
+                self._page = scheduler.turns, scheduler.stuck_page()
                 since = Real.monotonic()
                 assert _SIGNAL is not None
                 signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         page, self._page = self._page, None
-        if page is not None and self.armed:
-            raise ClockDeadlock(page)
+        # Meanwhile the test may have come back by itself.
+        if page is not None and self.armed and page[0] == self._scheduler.turns:
+            raise ClockDeadlock(page[1])

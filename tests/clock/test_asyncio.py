@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import threading
 import time
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 
 from pytest_claude_comms import ClockDeadlock, MemoryConversationStore, MessagePoller, WaitTimeout
 from pytest_claude_comms.testing import FakeClock
+from pytest_claude_comms.testing.actors import Real
 
 
 @pytest.fixture(params=[True, False], ids=["freeze", "no-freeze"])
@@ -382,3 +386,90 @@ def test_a_wait_in_a_loop_looks_once_for_each_commit(
     poller = MessagePoller(store)
     asyncio.run(poller.wait_async(answer))
     assert poller.polls == 3
+
+
+def test_a_loop_that_is_closed_has_nobody_who_polls(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    message = store.add_message("t", "m", status="pending")
+    loop = asyncio.new_event_loop()
+
+    async def main() -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(MessagePoller(store).wait_async(message, timeout=30))
+        await asyncio.sleep(1)
+        return task
+
+    task = loop.run_until_complete(main())
+    loop.close()
+    clock.advance(60)
+    assert clock.elapsed == 61
+    task.get_coro().close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def test_a_job_may_end_while_its_loop_does_not_run(clock: FakeClock) -> None:
+    go_on = threading.Event()
+    loop = asyncio.new_event_loop()
+
+    async def main() -> None:
+        loop.run_in_executor(None, go_on.wait)
+
+    loop.run_until_complete(main())
+    go_on.set()
+    clock.advance(1)
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    assert clock.elapsed == 1
+
+
+def test_no_time_passes_while_a_job_works_of_which_nobody_waits_any_more(
+    clock: FakeClock,
+) -> None:
+    done: list[float] = []
+
+    def work() -> None:
+        Real.sleep(0.1)  # real: the job is outside
+        done.append(clock.elapsed)
+
+    async def main() -> None:
+        task = asyncio.create_task(asyncio.to_thread(work))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(100)
+
+    asyncio.run(main())
+    assert (done, clock.elapsed) == ([0], 100)
+
+
+def test_jobs_fail_and_are_cancelled_as_ever(clock: FakeClock) -> None:
+    go_on = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as executor:
+            works = loop.run_in_executor(executor, go_on.wait)
+            fails = loop.run_in_executor(executor, int, "x")
+            never = loop.run_in_executor(executor, print, "never")
+            never.cancel()
+            go_on.set()
+            assert await works is True
+            with pytest.raises(ValueError, match="invalid literal"):
+                await fails
+            with pytest.raises(asyncio.CancelledError):
+                await never
+        await asyncio.sleep(5)
+
+    asyncio.run(main())
+    assert clock.elapsed == 5
+
+
+def test_a_sleep_for_ever_is_a_deadlock_at_once(clock: FakeClock) -> None:
+    with pytest.raises(ClockDeadlock, match="all wait and nothing is due"):
+        asyncio.run(asyncio.sleep(math.inf))
+    assert (clock.elapsed, clock.jumps) == (0, 0)
+
+
+def test_a_sleep_of_years_is_one_jump(clock: FakeClock) -> None:
+    asyncio.run(asyncio.sleep(1e9))
+    assert (clock.elapsed, clock.jumps) == (1e9, 1)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 import pytest
@@ -48,11 +48,36 @@ def test_it_may_start_elsewhere_but_not_nowhere() -> None:
         ValueError, match="has no time zone: give it one, such as tzinfo=timezone.utc$"
     ):
         FakeClock(datetime(2026, 1, 1))
+    with pytest.raises(ValueError, match="has no time zone: give it one"):
+        FakeClock(datetime(2026, 1, 1, tzinfo=Nowhere()))
     for none in (3, "2026-01-01", None):
         with pytest.raises(TypeError, match=f"^an instant is an aware datetime, not {none!r}$"):
             FakeClock(none)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^watchdog must be more than 0 seconds$"):
         FakeClock(watchdog=0)
+
+
+class Nowhere(tzinfo):
+    def utcoffset(self, _: datetime | None) -> None:
+        return None
+
+    dst = utcoffset
+
+    def tzname(self, _: datetime | None) -> str:
+        return "nowhere"
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_it_may_start_at_the_ends_of_time_and_not_beyond(freeze: bool) -> None:
+    for end, sign in ((datetime.min, 1), (datetime.max, -1)):
+        zone = timezone(timedelta(hours=14 * sign))
+        with pytest.raises(ValueError, match="is outside the years 1 to 9999 in UTC"):
+            FakeClock(end.replace(tzinfo=zone))
+        inside = end.replace(tzinfo=timezone(-zone.utcoffset(None)))
+        for start in (inside, end.replace(tzinfo=timezone.utc)):
+            with FakeClock(start) as clock:
+                clock.install(freeze=freeze)
+                assert clock.now() == start
 
 
 def test_at_and_after_run_at_their_instants(clock: FakeClock) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,49 @@ def test_a_sleep_that_somebody_kept_is_real_again_afterwards() -> None:
     assert clock.elapsed == 0
 
 
+def test_a_sleep_that_a_monkeypatch_brought_back_is_no_real_one(
+    importer: types.ModuleType,
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        with FakeClock() as clock:
+            clock.install()
+            monkeypatch.setattr(time, "sleep", lambda _: None)
+        assert importer.sleep is REAL_SLEEP
+    assert time.sleep is not REAL_SLEEP, "it is the closed clock's, which sleeps as well"
+    with FakeClock() as clock:
+        clock.install()
+        importer.nap()
+        time.sleep(1)
+        assert clock.elapsed == 6
+    assert importer.sleep is time.sleep is REAL_SLEEP
+
+
+def test_a_sleep_of_the_test_s_own_comes_back(importer: types.ModuleType) -> None:
+    own: Callable[[float], None] = lambda _: None
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(time, "sleep", own)
+        with FakeClock() as clock:
+            clock.install()
+            importer.nap()
+            time.sleep(1)
+            assert clock.elapsed == 6
+        assert time.sleep is own
+        assert importer.sleep is REAL_SLEEP
+
+
+def test_it_sleeps_for_whatever_time_sleep_takes(clock: FakeClock) -> None:
+    class Two:
+        def __index__(self) -> int:
+            return 2
+
+    time.sleep(True)
+    time.sleep(Two())
+    assert clock.elapsed == 3
+    for bad in ("1", None):
+        with pytest.raises(TypeError):
+            time.sleep(bad)  # type: ignore[arg-type]
+
+
 def test_odd_objects_among_the_modules_do_no_harm() -> None:
     class Odd:
         __slots__ = ()
@@ -226,9 +269,9 @@ def test_broken_version_a_shallow_actor_sees_real_time(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The frames under an actor are not there for nothing."""
-    from pytest_claude_comms.testing import scheduler
+    from pytest_claude_comms.testing import turns
 
-    monkeypatch.setattr(scheduler, "run_deep", lambda depth, body, actor: body(actor))
+    monkeypatch.setattr(turns, "run_deep", lambda depth, body, actor: body(actor))
     seen: list[float] = []
     clock.spawn(lambda: seen.append(time.time())).join()
     assert seen[0] != START.timestamp()

@@ -1,0 +1,323 @@
+"""Whose turn it is, and what time it is: the heart of the fake clock.
+
+Actors take turns. Exactly one of them has the turn; it keeps it until it parks, which it can only
+do in the scheduler. When nobody is ready, time jumps to the earliest timer. So a run depends on
+nothing but the order in which actors parked and timers were set, however many threads there are.
+
+What works outside may write too: while it does, the timers of those who look at a store (``POLLS``,
+``SETTLED``) are not due, and of them only who was woken has a turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from ..clock import Why
+from ..errors import ClockDeadlock
+from .actors import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, run_deep
+from .clock_pages import deadlock_page
+from .timers import Timers
+
+
+class Turns:
+    """Turns and time for the actors of one fake clock. The thread that makes it is the test's."""
+
+    _MOST_TURNS = 1_000_000
+    """After so many turns ``run_until_idle`` gives up on ever being idle."""
+
+    def __init__(self, watchdog: float, moved: Callable[[int], None], last_us: int) -> None:
+        self.now_us = 0
+        """Since the start."""
+        self.watchdog = watchdog
+        self.test = Actor("the test")
+        self.test.claim()
+        self.failures: list[tuple[BaseException, str]] = []
+        self._moved = moved
+        self._last_us = last_us
+        self._mutex = Real.rlock()
+        self._actors: list[Actor] = []
+        self._by_ident: dict[int, Actor] = {threading.get_ident(): self.test}
+        self._holder: Actor | None = self.test
+        self._ready: tuple[deque[Actor], deque[Actor], deque[Actor]] = (deque(), deque(), deque())
+        self._timers = Timers()
+        self._idle_since: int | None = None
+        """The turn at which ``run_until_idle`` began, while the test is in it."""
+        self._outside: dict[object, Why] = {}
+        """What goes on in real time, by a key of who said so."""
+        self._turns = 0
+        self._beaten_turns = 0
+        self._still = 0.0
+        """Real seconds for which the test has waited since anything happened."""
+        self._closed: str | None = None
+        self._taken_over = False
+        self._interrupted = False
+        self._unsettled = False
+        """Whether the test is in a change of turns, or an interrupt tore it out of one."""
+        self._retaken = 0
+        """How often the test took its turn back in the midst of a wait."""
+        self._stopped_at: float | None = None
+
+    # -- who is asking
+
+    def me(self) -> Actor | None:
+        """The actor of the calling thread; None for a thread outside the clock."""
+        return self._by_ident.get(threading.get_ident())
+
+    @property
+    def turns(self) -> int:
+        """How often the turn was passed on: what shows that something happens."""
+        return self._turns
+
+    @property
+    def holder(self) -> Actor | None:
+        return self._holder
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody beside the test has something left to do, now or when it is due."""
+        with self._mutex:
+            return bool(self._actors) or self._timers.strong > 0
+
+    def _everybody(self) -> list[Actor]:
+        return [self.test, *self._actors]
+
+    # -- actors
+
+    def start(
+        self,
+        name: str,
+        run: Callable[[], object],
+        at_us: int | None = None,
+        *,
+        weak: bool = False,
+        order: int = ORDINARY,
+    ) -> Actor:
+        """Enrol a function: ready now, or due at an instant (``weak``: if time comes so far)."""
+        actor = Actor(name, run)
+        actor.order = order
+        try:
+            with self._mutex:
+                self.check_open()
+                if at_us is None:
+                    self._enrol(actor)
+                else:
+                    actor.parked = True
+                    self._timers.set(at_us, actor, weak=weak)
+                self._kick()
+        except BaseException:
+            self._unsettle()
+            raise
+        return actor
+
+    def cancel(self, actor: Actor) -> None:
+        """Take back a function that was planned and has not begun."""
+        with self._mutex:
+            self._timers.cancel_all(actor)
+
+    @property
+    def others_are_ready(self) -> bool:
+        """Whether somebody waits for the turn at this instant."""
+        return any(self._ready)
+
+    def _enrol(self, actor: Actor) -> None:
+        """Put an actor in line for the turn."""
+        if actor is not self.test and actor not in self._actors:
+            self._actors.append(actor)
+        actor.parked = False
+        self._ready[actor.order].append(actor)
+
+    def _give_turn(self, actor: Actor) -> None:
+        self._turns += 1
+        self._beaten_turns += actor.beaten
+        actor.beaten = False
+        self._holder = actor
+        self._call(actor)
+
+    def _call(self, actor: Actor) -> None:
+        """Let the holder know. To say it again changes nothing."""
+        if actor.begun:
+            actor.open_gate()
+        else:
+            self._begin(actor)
+
+    def _begin(self, actor: Actor) -> None:
+        thread = threading.Thread(
+            target=run_deep, args=(5, self._body, actor), name=actor.name, daemon=True
+        )
+        try:
+            # Without the mutex: here a signal's handler may want to wait. Nothing comes after it.
+            held = self._mutex._release_save()  # type: ignore[attr-defined]
+            try:
+                thread.start()
+            finally:
+                self._mutex._acquire_restore(held)  # type: ignore[attr-defined]
+        except (RuntimeError, MemoryError) as error:
+            if not actor.claim():
+                raise  # from a signal's handler: it has begun
+            # The system has no thread for it.
+            self._end(actor)
+            self._holder = None
+            self.fail(error, actor.name)
+
+    def _body(self, actor: Actor) -> None:
+        if self._closed is not None or not actor.claim():
+            return
+        self._by_ident[threading.get_ident()] = actor
+        try:
+            assert actor.run is not None
+            actor.run()
+        except Killed:
+            pass
+        except BaseException as error:  # noqa: BLE001 - pytest.fail() is no Exception
+            self.fail(error, actor.name)
+        finally:
+            del self._by_ident[threading.get_ident()]
+            with self._mutex:
+                self._end(actor)
+                if self._holder is actor:
+                    self._pass_on()
+
+    def _end(self, actor: Actor) -> None:
+        actor.done = True
+        self._actors.remove(actor)
+        for joiner in actor.joiners:
+            self._wake(joiner)
+
+    def fail(self, error: BaseException, where: str) -> None:
+        """Keep an error for the test, which is to go on at once and raise it."""
+        with self._mutex:
+            self.failures.append((error, where))
+            self._wake(self.test)
+            self._kick()
+
+    def wake(self, actor: Actor, still: Callable[[], bool] = lambda: True) -> None:
+        """End an actor's wait, if ``still`` it is the one that is meant. From any thread."""
+        try:
+            with self._mutex:
+                if still():
+                    self._wake(actor)
+                    self._kick()
+        except BaseException:
+            self._unsettle()
+            raise
+
+    def _wake(self, actor: Actor) -> None:
+        if actor.parked and not actor.done:
+            actor.woken = True
+            self._unpark(actor)
+
+    def _unpark(self, actor: Actor) -> None:
+        self._enrol(actor)
+        self._timers.cancel_all(actor)
+
+    def _unsettle(self) -> None:
+        """An error came out of what the test does for others: it may be half done."""
+        if self.me() is self.test:
+            self._unsettled = True
+
+    # -- passing the turn on
+
+    def _pass_on(self) -> None:
+        self._holder = None
+        if self._closed is not None:
+            return
+        chosen = self._choose()
+        if chosen is not None:
+            self._give_turn(chosen)
+
+    def _kick(self) -> None:
+        """After something changed from outside: go on, if nobody has the turn."""
+        if self._holder is None:
+            self._pass_on()
+
+    def _choose(self) -> Actor | None:
+        if self.failures or self._interrupted:
+            self._interrupted = False
+            return self._resume_test()
+        while True:
+            actor = self._next_now()
+            if actor is not None:
+                return actor
+            if self._outside:
+                return None
+            if self._timers.strong == 0:
+                return self._nothing_due()
+            if self._idle_since is not None and self._turns - self._idle_since > self._MOST_TURNS:
+                busy = ", ".join(actor.name for actor in self._actors) or "actions"
+                self.test.error = ClockDeadlock(
+                    f"not idle after {self._MOST_TURNS:,} turns: {busy}"
+                )
+                return self._resume_test()
+            if self._timers.earliest_us > self._last_us:
+                self.test.error = ClockDeadlock("time would pass the end of the year 9999")
+                return self._resume_test()
+            self.now_us = self._timers.earliest_us
+            self._moved(self.now_us)
+
+    def _next_now(self) -> Actor | None:
+        """Whose turn it is at this instant."""
+        for order in (ORDINARY, POLLS, SETTLED):
+            if self._ready[order]:
+                return self._ready[order].popleft()
+            if self._outside and order != ORDINARY:
+                continue
+            actor = self._timers.next_due(self.now_us, order)
+            if actor is not None:
+                self._unpark(actor)
+                self._ready[actor.order].remove(actor)
+                return actor
+        return None
+
+    def _nothing_due(self) -> Actor:
+        if self._idle_since is None:
+            self.test.error = ClockDeadlock(deadlock_page(self.now_us, self._everybody()))
+        return self._resume_test()
+
+    def _resume_test(self) -> Actor:
+        """End the test's wait, whatever it waits for; it has the next turn."""
+        self._wake(self.test)
+        if self.test in self._ready[self.test.order]:
+            self._ready[self.test.order].remove(self.test)
+        return self.test
+
+    # -- work outside
+
+    def outside_works(self, key: object, what: Why) -> None:
+        """From now on ``what`` goes on in real time, and fake time stands still."""
+        with self._mutex:
+            self._outside[key] = what
+
+    def is_outside(self, key: object) -> bool:
+        """Whether it does."""
+        with self._mutex:
+            return key in self._outside
+
+    def outside_ends(self, key: object, tell: Callable[[], object]) -> None:
+        """It has ended, and who waits for that is woken in one with it."""
+        with self._mutex:
+            try:
+                tell()
+            finally:
+                self.outside_rests(key)
+
+    def outside_rests(self, key: object) -> None:
+        """It has ended, or waits for fake time to pass itself."""
+        with self._mutex:
+            if self._outside.pop(key, None) is not None:
+                self._kick()
+
+    # -- its end
+
+    @property
+    def stopped_for(self) -> float | None:
+        """Real seconds since an actor that blocked outside stopped this clock; None: it goes on."""
+        return None if self._stopped_at is None else Real.monotonic() - self._stopped_at
+
+    def check_open(self) -> None:
+        """End who still uses a clock that has stopped."""
+        if self._closed is not None:
+            if self.me() in (None, self.test):
+                raise ClockDeadlock(f"this fake clock has stopped: {self._closed}")
+            raise Killed
