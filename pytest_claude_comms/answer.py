@@ -260,7 +260,7 @@ class Answer:
                 unsure = unsure or (error.outcome == "unknown" and "append" in changes)
                 if not error.transient or self._clock.monotonic_us() >= until_us:
                     raise
-                # It beats: fake time stands still until what the CLI wrote has been stored.
+                # It beats: while fake time stands still, who works outside may be in the way.
                 trouble.wait(
                     SECOND, why=f"a store in trouble: {error}", beat_us=BEAT_US, notified=False
                 )

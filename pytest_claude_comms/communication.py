@@ -314,6 +314,7 @@ def ask_module(
             clock=store.clock,
             on_output=on_output,
             grace=grace,
+            in_turn=True,
         )
 
     # Known beforehand: an interrupt may come when it is stored and before anybody is told so.

@@ -380,7 +380,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     except BaseException:  # it fails by this; what is wrong besides is no other test's
         item.stash[_BESIDES] = leaks.told(_left(item))
         raise
-    leaks.check(_left(item))
+    leaks.check(_left(item), has_failed=item.stash.get(_FAILED, False))
     if _RECORDINGS in item.stash:
         why_not = None if item.stash.get(_PASSED, False) else "the test did not pass"
         item.stash[_RECORDED] = item.stash[_RECORDINGS].finish(why_not)

@@ -71,7 +71,10 @@ class ClaudeProcess:
 
     On a fake clock the process is declared as work outside by the key ``pid``, from ``start()``
     until it has ended, and again before each signal. Whoever knows that it waits for time to
-    pass (a stand-in for the CLI) may say so with ``clock.outside_rests(process.pid)``.
+    pass (a stand-in for the CLI) may say so with ``clock.outside_rests(process.pid)``, once its
+    output is ``done_with``. With ``in_turn`` it need not be: who takes it runs on that clock
+    (``clock.spawn``) and is woken by ``on_output``, so it has its turn before time passes; and if
+    it waits for time meanwhile, as for a slow store, time has to pass.
 
     Raises ValueError for a prompt with lone surrogates. Methods may be called from any thread.
     """
@@ -87,6 +90,7 @@ class ClaudeProcess:
         on_output: Callable[[], object] | None = None,
         grace: float = 5.0,
         stderr_tail: int = 65_536,
+        in_turn: bool = False,
     ) -> None:
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str, not {prompt!r}")
@@ -103,6 +107,7 @@ class ClaudeProcess:
         self._on_output = on_output
         self._grace_us = seconds_to_us(grace, "grace")
         self._tail = stderr_tail
+        self._in_turn = in_turn
         self._lock = threading.Lock()
         self._finishing = threading.RLock()
         self._child: Child | None = None
@@ -117,6 +122,7 @@ class ClaudeProcess:
         self._bytes_read = 0
         self._most: int | None = None
         self._bytes_processed = 0
+        self._bytes_told = 0
         self._overflowed = False
         self._stderr = bytearray()
         self._wakeups: list[Wakeup] = []
@@ -166,6 +172,11 @@ class ClaudeProcess:
         """How many bytes of stdout the consumer is done with."""
         return self._bytes_processed
 
+    @property
+    def bytes_handled(self) -> int:
+        """How many bytes of stdout fake time need not wait for any more."""
+        return self._bytes_told if self._in_turn else self._bytes_processed
+
     # -- what it prints
 
     def take(self) -> list[bytes]:
@@ -194,6 +205,8 @@ class ClaudeProcess:
         if self._hurried:
             self._hurry.set()
         self._tell()
+        with self._lock:
+            self._bytes_told += len(chunk)
 
     def _keep_stderr(self, chunk: bytes) -> None:
         with self._lock:
@@ -389,7 +402,7 @@ class ClaudeProcess:
 
     def _works(self) -> str:
         """What goes on outside, for a person whose fake clock stands still."""
-        left = self._bytes_read - self._bytes_processed
+        left = self._bytes_read - self.bytes_handled
         untaken = f", {left:,} bytes of whose output are not handled: take(), done_with(chunks)"
         return f"claude (pid {self.pid}{untaken if left else ''})"
 

@@ -10,7 +10,8 @@ every byte of what it printed. Nobody else runs meanwhile, and nobody sees half 
 
 The part then parks until the time that is waited for; where two wake at one instant, the one comes
 first that began to wait first. The process stays declared until its output has not only been
-read but handled; who handles it needs the turn.
+read but handled; or, if an actor handles it, until that was told. It then has its turn before time
+passes, and if it waits for time meanwhile, as for a slow store, time has to pass.
 
 Who has no part plays when it comes, as told in :mod:`claude_time`: a process of a plain
 ``subprocess``, one behind a wrapper, and one that runs the real CLI to record it.

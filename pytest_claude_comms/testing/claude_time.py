@@ -17,7 +17,7 @@ These are the races, and what shuts them out:
 - *The process is started, and rests before its runner has declared it.* The same: the runner
   starts and declares it in one turn.
 - *What was written is still on its way to the reader.* It rests only when the reader has handled
-  every byte: ``ClaudeProcess.bytes_processed`` if the runner is ours, else when the pipe is empty.
+  every byte: ``ClaudeProcess.bytes_handled`` if the runner is ours, else when the pipe is empty.
 - *Time jumps between the rest and the plan to wake.* The actor that rests is the one that parks
   until the wake-up, and time does not jump before it has.
 - *The process is killed in the middle of a delay.* Its control channel tells of that, but maybe
@@ -135,7 +135,7 @@ def have_read(pid: int) -> None:
 def handled_by_runner(pid: int) -> int | None:
     """How many bytes of its stdout its ``ClaudeProcess`` has handled; None: it has none."""
     process = _running().get(pid)
-    return None if process is None else int(process.bytes_processed)
+    return None if process is None else int(process.bytes_handled)
 
 
 def _running() -> Mapping[int, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from .. import resources
 from ..clock import SystemClock
+from ..errors import RunAbandoned
 from .on_purpose import is_on_purpose
 
 _LEFT = "left behind by this test:"
@@ -51,15 +52,17 @@ class Leaks:
                 if id(each) not in before:
                     self._known.add(each)
 
-    def check(self, left: Sequence[str] = ()) -> None:
+    def check(self, left: Sequence[str] = (), *, has_failed: bool = False) -> None:
         """Fail the test that ends for what it leaves behind: what is open, and what is in
-        ``left``.
+        ``left``. That one which ``has_failed`` abandoned a run is no surprise.
 
         Raises the first error of a thread that no caller saw; what is wrong besides is in notes.
         """
         __tracebackhide__ = True
         left = self._found(left)
-        errors, self._errors = self._errors, []
+        errors = self._taken_errors()
+        if has_failed:
+            errors = [each for each in errors if not isinstance(each[0], RunAbandoned)]
         besides = [f"{_LEFT}\n  " + "\n  ".join(left)] if left else []
         if errors:
             error, what = errors[0]
@@ -75,12 +78,16 @@ class Leaks:
     def told(self, left: Sequence[str] = ()) -> list[str]:
         """What ``check`` would fail the test for, in lines, where it has failed already."""
         left = self._found(left)
-        errors, self._errors = self._errors, []
+        errors = self._taken_errors()
         lines = [f"{_LEFT}", *(f"  {each}" for each in left)] if left else []
         for error, what in errors:
             trace = "".join(traceback.format_exception(error)).rstrip()
             lines += [f"raised in {what}, and seen by nobody:", trace]
         return lines
+
+    def _taken_errors(self) -> list[tuple[BaseException, str]]:
+        errors, self._errors = self._errors, []
+        return errors
 
     def _found(self, left: Sequence[str]) -> list[str]:
         found = self.found()  # first: who is waited for may raise

@@ -48,7 +48,7 @@ class Process:
         self.clock: Clock = claude.clock
         self.lines: list[tuple[float, str]] = []
         self.stderr = ""
-        self.bytes_processed = 0
+        self.bytes_handled = 0
         self.is_over = False
         self._running = running
         self._start = self.clock.monotonic()
@@ -99,7 +99,7 @@ class Process:
         for line in self.popen.stdout:
             at = round(self.clock.monotonic() - self._start, 6)
             self.lines.append((at, line.decode("utf-8", "surrogatepass")))
-            self.bytes_processed += len(line)
+            self.bytes_handled += len(line)
         self.popen.wait()
         self.ended_at = round(self.clock.monotonic() - self._start, 6)
         if self._running is not None:

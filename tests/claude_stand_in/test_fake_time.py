@@ -163,13 +163,13 @@ def test_a_slow_reader_holds_time_up(
 ) -> None:
     faked.says("one").replies("two", after=5)
     process = Process(faked, "-p", "q", *STREAM, running=running)
-    process.bytes_processed = -10_000  # as if it had read and not yet handled
+    process.bytes_handled = -10_000  # as if it had read and not yet handled
     stamps: list[float] = []
 
     def catch_up() -> None:
         time.sleep(0.3)  # real: long after all was read
         stamps.append(fake.elapsed)
-        process.bytes_processed += 10_000
+        process.bytes_handled += 10_000
 
     thread = threading.Thread(target=catch_up)
     thread.start()
