@@ -408,7 +408,9 @@ def pytest_runtest_makereport(
     elif report.when == "teardown" and _RECORDINGS in item.stash:
         notes = item.stash.get(_RECORDED, None)
         if notes is None:  # the teardown failed
-            notes = item.stash[_RECORDINGS].not_written("the test's teardown failed")
+            passed = item.stash.get(_PASSED, False)
+            why_not = "the test's teardown failed" if passed else "the test did not pass"
+            notes = item.stash[_RECORDINGS].not_written(why_not)
         report.__dict__["claude_comms_recorded"] = notes
     if report.failed:
         item.stash[_FAILED] = True

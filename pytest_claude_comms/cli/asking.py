@@ -12,7 +12,7 @@ import click
 from . import exits
 from .call import Call
 from .declaring import command, completing
-from .durations import Seconds
+from .durations import Count, Seconds
 from .exits import CommandError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ _OF_THE_CLI = (
 @click.option("--allowed-tools", metavar="TOOLS", multiple=True, help=_TOOLS)
 @click.option("--disallowed-tools", metavar="TOOLS", multiple=True, help=_TOOLS)
 @click.option("--permission-mode", metavar="MODE", help="As the CLI's option.")
-@click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="As the CLI's option.")
+@click.option("--max-turns", type=Count(min=1), metavar="N", help="As the CLI's option.")
 @click.option(
     "--thread",
     metavar="THREAD",

@@ -21,6 +21,8 @@ REDACT_VARIABLE = "CLAUDE_COMMS_REDACT"
 _KINDS = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".json": "tinydb"}
 """What a new store's file is, by its ending; what is there is what is in it."""
 _ENDINGS = tuple(_KINDS)
+_KEYS = ("store", "redact")
+"""What pyproject.toml may say under [tool.claude-comms]."""
 _MAKERS = "'ask', 'replay', 'demo' and 'copy' make one"
 _APPLICATION_ID = b"ClCo"
 _HEAD = 4096
@@ -36,9 +38,13 @@ say which, by one of:
 """In lines of its own: a terminal would break one long line anywhere."""
 
 
-def choose(given: str = "", *, create: bool = False, besides: str = "") -> str:
+def choose(
+    given: str = "", *, create: bool = False, besides: str = "", missing: str = _MAKERS
+) -> str:
     """The URL of the store: what was given, else the environment's, pyproject.toml's, or the
     one store file of this directory, that at the path ``besides`` left out.
+
+    ``missing`` is what is said of one that is not there: what to do about it.
 
     A file is named by its absolute path. Raises CommandError: for none or several (usage), and,
     unless ``create``, for a store that is not there (store trouble) or in memory (usage).
@@ -48,7 +54,7 @@ def choose(given: str = "", *, create: bool = False, besides: str = "") -> str:
     variable = os.environ.get(VARIABLE, "")
     said = f"as {given!r} says"
     if given:
-        url = _as_url(given, said=said, create=create)
+        url = _as_url(given, said=said, create=create, missing=missing)
     elif variable:
         said = f"as {VARIABLE}={variable!r} says"
         url = _as_url(variable, said=said, create=create)
@@ -60,7 +66,7 @@ def choose(given: str = "", *, create: bool = False, besides: str = "") -> str:
     _check_regular(url)
     if not create:
         refuse_memory(url)
-        _check_there(url, said)
+        _check_there(url, said, missing)
     return url
 
 
@@ -156,7 +162,9 @@ def path_of(url: str) -> str | None:
     return os.path.abspath(rest[3:])
 
 
-def _as_url(named: str, folder: str = "", *, said: str, create: bool) -> str:
+def _as_url(
+    named: str, folder: str = "", *, said: str, create: bool, missing: str = _MAKERS
+) -> str:
     """A URL as it is, or that of the store file at a path; both relative to ``folder``."""
     scheme, colon, rest = named.partition(":")
     # C:\comms.db: one letter is a drive.
@@ -174,7 +182,7 @@ def _as_url(named: str, folder: str = "", *, said: str, create: bool) -> str:
     except FileNotFoundError:
         if not create:
             raise CommandError(
-                exits.STORE, f"there is no store at {path}, {said}; {_MAKERS}"
+                exits.STORE, f"there is no store at {path}, {said}; {missing}"
             ) from None
         kind = _KINDS.get(os.path.splitext(path)[1].lower())
         if kind is None:
@@ -186,7 +194,9 @@ def _as_url(named: str, folder: str = "", *, said: str, create: bool) -> str:
     except OSError as error:
         raise CommandError(exits.STORE, exits.words(error)) from error
     if kind is None:
-        raise CommandError(exits.STORE, f"{path} is no conversation store")
+        raise CommandError(
+            exits.STORE, f"{path} is no conversation store; if it was one, {_what_ails(path)}"
+        )
     return f"{kind}:///{path}"
 
 
@@ -206,7 +216,7 @@ def _from_project(*, create: bool) -> tuple[str, str]:
 
 
 def _said_in(path: str) -> str:
-    store = _table_in(path).get("store", "")
+    store = _known(_table_in(path), path).get("store", "")
     if not isinstance(store, str):
         raise CommandError(exits.USAGE, f"{path}: store is to be a string, not {store!r}")
     return store
@@ -214,12 +224,28 @@ def _said_in(path: str) -> str:
 
 def _redact_said_in(path: str) -> object:
     try:
-        return _table_in(path).get("redact")
+        table = _table_in(path)
     except CommandError:
         with open(path, "rb") as file:
             if b"redact" in file.read():  # who says so must not find out later that it was not done
                 raise
         return None
+    return _known(table, path).get("redact")
+
+
+def _known(table: dict[str, Any], path: str) -> dict[str, Any]:
+    """The table, if it says nothing but what there is: with a misspelt key its store would not
+    be found, and its secrets not redacted. Raises CommandError: usage."""
+    for key in table:
+        if key not in _KEYS:
+            from .finding import near
+
+            raise CommandError(
+                exits.USAGE,
+                f"{path}: [tool.claude-comms] has no {key!r}{near(key, _KEYS)}: "
+                f"it may say {' and '.join(_KEYS)}",
+            )
+    return table
 
 
 def _table_in(path: str) -> dict[str, Any]:
@@ -328,7 +354,15 @@ def _check_regular(url: str) -> None:
         raise CommandError(exits.STORE, f"{path}: it is no regular file")
 
 
-def _check_there(url: str, said: str) -> None:
+def _what_ails(path: str) -> str:
+    """The command that says what is wrong with a file that no longer looks like a store."""
+    from shlex import quote
+
+    scheme = _KINDS.get(os.path.splitext(path)[1].lower(), "sqlite")
+    return f"'claude-comms check --store {quote(f'{scheme}:///{path}')}' says what is damaged"
+
+
+def _check_there(url: str, said: str, missing: str) -> None:
     """Opening a store makes it if it is missing, and takes over an empty or foreign TinyDB."""
     path = path_of(url)
     if path is None:
@@ -336,7 +370,7 @@ def _check_there(url: str, said: str) -> None:
     try:
         size = os.stat(path).st_size
     except FileNotFoundError:
-        raise CommandError(exits.STORE, f"there is no store at {path}, {said}; {_MAKERS}") from None
+        raise CommandError(exits.STORE, f"there is no store at {path}, {said}; {missing}") from None
     except OSError as error:
         raise CommandError(exits.STORE, exits.words(error)) from error
     if os.path.isdir(path):

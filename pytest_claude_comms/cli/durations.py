@@ -1,4 +1,4 @@
-"""Spans of time as a person types and reads them."""
+"""Spans of time and counts as a person types and reads them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ class Seconds(Type):
         if self._zero and not seconds:
             self.fail(f"{value!r}: {self._zero}", param, ctx)
         return seconds
+
+
+class Count(Type):
+    """A whole number, not less than ``min``."""
+
+    name = "COUNT"
+
+    def __init__(self, *, min: int) -> None:  # noqa: A002 - as click has it
+        self.min = min
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        word = str(value).strip()
+        # int() takes '1_000' and digits of other scripts; a long one costs time.
+        number = int(word) if word.isascii() and word.isdigit() and len(word) < 19 else -1
+        if number < self.min:
+            self.fail(f"{value!r} is no whole number from {self.min} on", param, ctx)
+        return number
 
 
 def about(seconds: float) -> str:

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 from .. import render
@@ -165,14 +166,18 @@ def _file(name: str, found: os.stat_result) -> Finding:
         value += f", mode {mode:04o}"
         if found.st_uid != os.getuid():
             value += f", owner {found.st_uid}"
-    if not os.access(name, os.R_OK | os.W_OK):
-        return Finding("store: file", value, "problem", "it cannot be read and written by you")
+    if not os.access(name, os.R_OK):
+        hint = f"you may not read it: chmod u+rw {quote(name)}, if it is yours"
+        return Finding("store: file", value, "problem", hint)
+    if not os.access(name, os.W_OK):
+        hint = f"you may read it, but not write to it: chmod u+w {quote(name)}, if it is yours"
+        return Finding("store: file", value, "problem", hint)
     if sys.platform != "win32" and mode & 0o077:
         return Finding(
             "store: file",
             value,
             "warning",
-            f"what Claude said may be private, and others may reach it: chmod 600 {name}",
+            f"what Claude said may be private, and others may reach it: chmod 600 {quote(name)}",
         )
     if name.endswith("-wal") and found.st_size > _LARGE_LOG:
         return Finding(
@@ -195,7 +200,9 @@ def claude() -> Iterator[Finding]:
     try:
         path = find_cli("claude", os.environ)
     except ClaudeNotFound as error:
-        yield Finding("claude", "not found", "warning", f"only 'ask' needs it. {error}")
+        yield Finding(
+            "claude", "not found", "warning", f"only 'ask' needs it. {exits.words(error)}"
+        )
         return
     yield _version_of(path)
 
@@ -226,7 +233,7 @@ def terminal(out: Output) -> Iterator[Finding]:
     """What standard output can show."""
     encoding = (getattr(sys.stdout, "encoding", None) or "unknown").lower()
     if not out.is_terminal:
-        value = "standard output is none: no colours, nothing moves"
+        value = "standard output is no terminal: no colours, nothing moves"
     else:
         colour = "colours" if out.has_colour else "no colours"
         live = "live" if out.is_live else "nothing moves"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from ..records import Change, ConversationThread, Message
 from ..stores.base import ConversationStore
+
+TRIMMED: Final = "the steps before are gone: 'compact' has trimmed the history"
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,30 @@ class ThreadHistory:
     thread: ConversationThread
     messages: tuple[Message, ...]
     changes: tuple[Change, ...]
+
+    @property
+    def trimmed(self) -> tuple[Message, ...]:
+        """Those whose history no longer begins with their creation."""
+        first: dict[str, Change] = {}
+        for change in self.changes:
+            first.setdefault(change.message_id, change)
+        return tuple(
+            message
+            for message in self.messages
+            if message.message_id in first and first[message.message_id].previous is not None
+        )
+
+    @property
+    def start(self) -> datetime | None:
+        """From when on times are counted; None if nothing has happened.
+
+        That is the first change, or, where that one is gone, the first creation.
+        """
+        if not self.changes:
+            return None
+        if self.trimmed:
+            return min(message.created_at for message in self.messages)
+        return self.changes[0].at
 
 
 def of_thread(store: ConversationStore, thread: ConversationThread) -> ThreadHistory:

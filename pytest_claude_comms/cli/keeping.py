@@ -46,7 +46,8 @@ def copy(call: Call, source: str, target: str) -> None:
     from ..stores.copying import check_source, copy_store
     from .choosing import choose, open_chosen, refuse_memory
 
-    from_url, to_url = choose(source), choose(target, create=True)
+    from_url = choose(source, missing="SRC_URL is the store to copy from, which has to be there")
+    to_url = choose(target, create=True)
     refuse_memory(to_url)
     out = call.out
     with ExitStack() as stack:
@@ -210,6 +211,8 @@ def compact(call: Call, keep: int | timedelta) -> None:
     size = ""
     if report.bytes_before is not None and report.bytes_after is not None:
         size = f"; {report.bytes_before:,} bytes before, {report.bytes_after:,} now"
+        if report.bytes_after >= report.bytes_before and report.waiting is None:
+            size += ": there was no space to give back"
     out.print(
         f"{clean(url)}: {_count(report.removed, 'change')} removed, history trimmed up to revision "
         f"{report.trimmed}{size}"

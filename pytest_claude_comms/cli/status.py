@@ -11,6 +11,7 @@ from ..records import ConversationThread, Message
 from . import facts, json_form
 from .call import Call
 from .declaring import command, completing
+from .durations import Count
 
 if TYPE_CHECKING:
     from ..stores.base import ConversationStore
@@ -32,7 +33,7 @@ _LATEST = 5
 )
 @click.option(
     "--latest",
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     default=_LATEST,
     show_default=True,
     metavar="N",
@@ -126,7 +127,7 @@ def _of_thread(call: Call, store: ConversationStore, thread: ConversationThread)
 
 
 def _of_message(call: Call, store: ConversationStore, message: Message) -> None:
-    from .history import of_message
+    from .history import TRIMMED, of_message
 
     out = call.out
     known = of_message(store, message)
@@ -160,7 +161,10 @@ def _of_message(call: Call, store: ConversationStore, message: Message) -> None:
         ),
         ("content", [render.characters(len(message.content))]),
         ("metadata", _metadata(message.metadata)),
-        ("history", render.history(known.changes)),
+        (
+            "history",
+            [*render.history(known.changes, known.start), *([TRIMMED] if known.trimmed else [])],
+        ),
     ]
     if not message.status.is_terminal:
         from .standing import standing

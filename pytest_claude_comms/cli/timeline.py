@@ -77,6 +77,9 @@ def timeline(call: Call, id_: str, every: bool, page: str | None) -> None:
         out.table(bars(found, now, out.columns), status=1)
         out.print()
         out.table(steps(found, every=every), right=(0, 1))
+        if trimmed := found.trimmed:
+            more = f" and {len(trimmed) - 1:,} more" if len(trimmed) > 1 else ""
+            out.note(f"{render.clean(trimmed[0].message_id)}{more}: {history.TRIMMED}")
         for message in found.messages:
             if message.status.is_terminal:
                 continue
@@ -98,6 +101,9 @@ def _history(store: ConversationStore, given: str) -> ThreadHistory:
 def _write_page(call: Call, found: ThreadHistory, path: str, url: str) -> None:
     from .timeline_html import page
 
+    folder = os.path.dirname(os.path.realpath(path))
+    if path != "-" and not os.path.exists(path) and not os.path.isdir(folder):
+        raise CommandError(exits.USAGE, f"there is no folder {folder}: make it first")
     text = page(found.thread.title or found.thread.thread_id, [found])
     if path == "-":
         call.out.raw(text)
@@ -110,7 +116,12 @@ def _write_page(call: Call, found: ThreadHistory, path: str, url: str) -> None:
         else:
             _write_whole(os.path.realpath(path), text)
     except OSError as error:
-        raise CommandError(exits.FAILED, exits.words(error)) from error
+        # Not the error's own words: the file that it names is one that nobody asked for.
+        why = error.strerror or str(error)
+        raise CommandError(
+            exits.FAILED,
+            f"{path} cannot be written: {why}; name another place, or '-' for standard output",
+        ) from error
     call.out.note(f"written to {path}")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from .. import render
 from ..records import Change, ConversationThread, Message
 from ..status import MessageStatus
+from .history import TRIMMED
 from .safety import clean, safe
 from .timeline_scale import Scale
 from .timeline_style import STYLE
@@ -283,6 +284,8 @@ def _details(message: Message, changes: Sequence[Change], start: datetime) -> st
     if message.error:
         lines.append(f"error     {clean(message.error)}")
     lines += ["", *render.history(changes, start)]
+    if changes and changes[0].previous is not None:
+        lines.append(TRIMMED)
     text = message.content[:_MOST_TEXT]
     left = len(message.content) - len(text)
     more = f"\n<i>… and {render.characters(left)} more</i>" if left else ""

@@ -84,9 +84,9 @@ def steps(found: ThreadHistory, *, every: bool) -> list[list[str]]:
     one row.
     """
     rows = [["REVISION", "AT", "MESSAGE", "WHAT"]]
-    if not found.changes:
+    start = found.start
+    if start is None:
         return rows
-    start = found.changes[0].at
     run: list[Change] = []
     for change in found.changes:
         if run and (every or not _goes_on(run[-1], change)):

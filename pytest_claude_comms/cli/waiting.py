@@ -58,7 +58,8 @@ def wait(
     Exit code: that of the message's status: 0 complete, 1 failed, 4 timeout,
     5 cancelled. Of several the first that is not 0, in the order given; with
     --any that of the first to end. 8: --timeout has passed and the message
-    stands as it was. 130: Ctrl-C, which leaves the message alone too.
+    stands as it was; those that have ended are told. 130: Ctrl-C, which
+    leaves the message alone too.
     """
     from .finding import check_id, find_message_ids
     from .live import Stops
@@ -67,12 +68,24 @@ def wait(
         check_id(each)
     with call.store() as store, Stops() as stops:
         known = list(dict.fromkeys(ids)) if may_come else find_message_ids(store, ids)
-        ended = _await(call, store, stops, known, timeout, any_=any_)
+        try:
+            ended = _await(call, store, stops, known, timeout, any_=any_)
+        except _OutOfPatience as error:
+            _print(call, [store.get_message(each.message_id) for each in error.ended])
+            raise
         if ended is None:
             return stops.exit_code
         messages = [store.get_message(tracker.message_id) for tracker in ended]
     _print(call, messages)
     return _code(messages)
+
+
+class _OutOfPatience(exits.CommandError):
+    """``--timeout`` has passed. ``ended`` are those that have ended all the same."""
+
+    def __init__(self, text: str, ended: list[StatusTracker]) -> None:
+        super().__init__(exits.PATIENCE, text)
+        self.ended = ended
 
 
 def _await(
@@ -84,7 +97,7 @@ def _await(
     *,
     any_: bool,
 ) -> list[StatusTracker] | None:
-    """Those to tell of; None if a signal came. Raises CommandError once patience is over."""
+    """Those to tell of; None if a signal came. Raises _OutOfPatience."""
     from ..following import Follower
     from ..waiting import Patience
     from .flow import Flow
@@ -141,7 +154,7 @@ def _await(
 
 def _out_of_patience(
     store: ConversationStore, trackers: list[StatusTracker], seconds: float, follower: Follower
-) -> exits.CommandError:
+) -> _OutOfPatience:
     """One line; all that is known is the page of its cause, which ``--debug`` shows."""
     from ..wait_page import PollerState, wait_timeout
 
@@ -153,7 +166,7 @@ def _out_of_patience(
     text = f"{render.clean(first.message_id)} has not ended within {render.span(seconds)}: {stands}"
     if len(waiting) > 1:
         text += f"; nor have {len(waiting) - 1:,} more of {len(trackers):,}"
-    error = exits.CommandError(exits.PATIENCE, text)
+    error = _OutOfPatience(text, [tracker for tracker in trackers if tracker.is_terminal])
     state = PollerState(follower.polls, follower.cursor, in_trouble=follower.in_trouble)
     error.__cause__ = wait_timeout(store, trackers, seconds, state)
     return error

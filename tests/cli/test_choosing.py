@@ -87,6 +87,33 @@ def test_a_project_file_that_is_wrong(run: Run, text: str) -> None:
     assert "pyproject.toml" in result.err
 
 
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("stoer", " (did you mean 'store'?)"),
+        ("redcat", " (did you mean 'redact'?)"),
+        ("colour", ""),
+    ],
+)
+def test_a_key_of_a_project_file_that_there_is_not_is_named(
+    run: Run, folder: Path, key: str, near: str
+) -> None:
+    make("sqlite:///a.db")
+    Path("pyproject.toml").write_text(f'[tool.claude-comms]\nstore = "a.db"\n{key} = true\n')
+    # Who writes is told also where the store is said otherwise: it would not be redacted.
+    for argv in (["threads"], ["expire", "--store", "a.db"]):
+        result = run(*argv)
+        assert (result.code, result.out) == (2, "")
+        assert (
+            f"[tool.claude-comms] has no {key!r}{near}: it may say store and redact" in result.err
+        )
+        assert str(folder / "pyproject.toml") in result.err
+    Path("pyproject.toml").write_text(
+        f'[tool.claude-comms]\nstore = "a.db"\n[tool.other]\n{key} = 1\n'
+    )
+    assert titles(run) == ["a thread"]
+
+
 def test_a_project_file_in_another_encoding_is_wrong(run: Run) -> None:
     Path("pyproject.toml").write_bytes(b"[tool.claude-comms]\nstore = '\xff.db'\n")
     assert run("threads").code == 2
@@ -448,6 +475,30 @@ def test_what_opening_would_take_over_is_refused(run: Run, argv: list[str], text
     assert run(*argv, "--store", "tinydb:///a.json").code == 6
     assert os.listdir() == ["a.json"]
     assert Path("a.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("junk.db", "sqlite:///{}/junk.db"),
+        ("junk.json", "tinydb:///{}/junk.json"),
+        ("junk", "sqlite:///{}/junk"),
+        ("my junk.db", "'sqlite:///{}/my junk.db'"),
+    ],
+)
+def test_what_is_no_store_can_be_checked_all_the_same(
+    run: Run, folder: Path, name: str, url: str
+) -> None:
+    Path(name).write_text("hello")
+    url = url.format(folder)
+    for command in ("check", "threads"):
+        result = run(command, "--store", name)
+        assert (result.code, result.out) == (6, "")
+        assert f"{folder / name} is no conversation store" in result.err
+        assert f"'claude-comms check --store {url}' says what is damaged" in result.err
+    checked = run("check", "--store", url.strip("'"))
+    assert checked.code == 6
+    assert "what to do: " in checked.out
 
 
 def test_a_store_whose_table_is_not_the_first_is_ours(run: Run) -> None:

@@ -80,6 +80,9 @@ def test_the_words(run: Run) -> None:
     assert f"ok       pytest-claude-comms  {__version__}\n" in result.out
     assert "ok       store: messages      none\n" in result.out
     assert "warning  claude               not found\n" in result.out
+    assert "--claude PATH\n" in result.out
+    assert "command=" not in result.out
+    assert "standard output is no terminal: no colours, nothing moves\n" in result.out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
@@ -99,6 +102,32 @@ def test_the_files_and_their_modes(run: Run, scheme: str) -> None:
     found = findings(run("doctor", "--store", f"{scheme}:///a.x", "--json"), "store: file")
     assert [each["state"] for each in found] == ["warning"] * len(beside)
     assert "chmod 600" in found[0]["hint"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+@pytest.mark.parametrize(
+    ("denied", "hint"),
+    [
+        (os.R_OK, "you may not read it: chmod u+rw '{}', if it is yours"),
+        (os.W_OK, "you may read it, but not write to it: chmod u+w '{}', if it is yours"),
+    ],
+)
+def test_a_file_that_is_not_for_you(
+    run: Run, monkeypatch: pytest.MonkeyPatch, denied: int, hint: str
+) -> None:
+    with open_store("sqlite:///a b.db") as store:
+        store.create_thread()
+    path, access = os.path.abspath("a b.db"), os.access
+    # Root may read and write whatever its mode is.
+    monkeypatch.setattr(
+        os,
+        "access",
+        lambda name, mode: access(name, mode) and not (name == path and mode & denied),
+    )
+    result = run("doctor", "--json")
+    assert result.code == 6
+    found = [each for each in findings(result, "store: file") if each["state"] != "ok"]
+    assert [(each["state"], each["hint"]) for each in found] == [("problem", hint.format(path))]
 
 
 def test_the_log_of_a_store_that_is_open(run: Run) -> None:

@@ -61,10 +61,13 @@ def test_copy_of_what_is_not_there(here: Path, run: Run) -> None:
         (("copy", "memory:", "sqlite:///b.db"), 2, "name a store that has a file"),
         (("copy", "sqlite:///b.db", "memory:"), 6, "there is no store at"),
         (("copy", "sqlite:///b.db"), 2, "DST_URL"),
+        (("copy", "none.db", "new.db"), 6, "SRC_URL is the store to copy from, which has to be"),
+        (("copy", "sqlite:///none.db", "new.db"), 6, "SRC_URL is the store to copy from, which"),
     ]:
         done = run(*argv)
         assert (done.code, done.out) == (code, "")
         assert said in done.err
+        assert "make one" not in done.err
     assert os.listdir(here) == []
 
 
@@ -193,6 +196,26 @@ def test_compact(store: ConversationStore, clock: FakeClock, run: Run, valid: Va
         assert wrong.code == 2
         assert f"{keep!r} is no number of changes and no span: 1000, 12h, 30d" in wrong.err
     assert store.cursor() == last
+
+
+def test_compact_says_so_where_nothing_was_given_back(here: Path, run: Run) -> None:
+    with open_store("sqlite:///s.db") as store:
+        store.create_thread(thread_id="t")
+        store.add_message("t", "m", status="pending", message_id="m")
+        store.update_message("m", status="complete")
+    before = (here / "s.db").stat().st_size
+    done = run("compact", "--keep", "0")
+    after = (here / "s.db").stat().st_size
+    assert done.out.endswith(
+        f"; {before:,} bytes before, {after:,} now: there was no space to give back\n"
+    )
+    assert after >= before, "so few changes free no page, and up to where they went takes one"
+    with open_store("sqlite:///s.db") as store:
+        store.add_message("t", "m", status="pending", message_id="n")
+        for _ in range(20):
+            store.update_message("n", content="x" * 10_000)
+        store.update_message("n", status="complete", content="")
+    assert run("compact", "--keep", "0").out.endswith(f"{after:,} now\n")
 
 
 def test_compact_says_why_a_file_stays_large(here: Path, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,13 @@ def test_how_many_of_the_latest(run: Run, filled: ConversationStore) -> None:
     assert len(run("status", "--latest", "0", store=filled).out.splitlines()) == 3
     assert len(run("status", "--latest", "100", store=filled).out.splitlines()) == 12
     assert run("status", "--latest", "-1", store=filled).code == 2
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1.5", "", "1_0", "9" * 5_000, "٣"])
+def test_what_is_no_number_of_the_latest(run: Run, filled: ConversationStore, given: str) -> None:
+    result = run("status", "--latest", given, store=filled)
+    assert (result.code, result.out) == (2, "")
+    assert f"'--latest': {given!r} is no whole number from 0 on" in result.err
 
 
 def test_the_status_of_an_empty_store(run: Run, store: ConversationStore) -> None:
@@ -308,6 +316,46 @@ def test_each_change_of_it(run: Run, filled: ConversationStore) -> None:
 def test_the_timeline_of_an_empty_thread(run: Run, filled: ConversationStore) -> None:
     result = run("timeline", "empty", store=filled)
     assert (result.code, result.out, result.err) == (0, "thread empty\n", "it has no messages\n")
+
+
+def test_steps_that_were_trimmed_are_said_to_be(
+    run: Run, store: ConversationStore, clock: FakeClock, tmp_path: Path
+) -> None:
+    store.create_thread(thread_id="t")
+    for name in ("a", "b"):
+        store.add_message("t", "m", status="pending", message_id=name)
+        clock.advance(2)
+        store.update_message(name, status="processing")
+        clock.advance(3)
+        store.update_message(name, status="complete")
+    store.add_message("t", "m", status="pending", message_id="c")
+    gone = "the steps before are gone: 'compact' has trimmed the history\n"
+    page = tmp_path / "page.html"
+    for command in (("timeline", "a"), ("timeline", "t"), ("status", "a")):
+        result = run(*command, store=store)
+        assert "gone" not in result.out + result.err
+    run("timeline", "t", "--html", str(page), store=store)
+    assert "gone" not in page.read_text()
+
+    store.compact(keep=1)
+
+    one = run("timeline", "a", store=store)
+    assert one.err == f"a: {gone}"
+    assert one.out.splitlines()[-1].split()[1:] == [
+        "+5.0",
+        "s",
+        "a",
+        "processing",
+        "->",
+        "complete",
+    ]
+    assert f"a and 1 more: {gone}" in run("timeline", "t", store=store).err
+    shown = run("status", "a", store=store).out
+    assert "+5.0 s  processing -> complete\n" in shown
+    assert shown.endswith(f" {gone}")
+    assert "gone" not in run("status", "c", store=store).out
+    run("timeline", "t", "--html", str(page), store=store)
+    assert page.read_text().count("the steps before are gone") == 2
 
 
 def test_a_clock_that_was_set_back(run: Run, store: ConversationStore) -> None:

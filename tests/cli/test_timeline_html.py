@@ -16,7 +16,7 @@ from pytest_claude_comms.cli.history import of_thread
 from pytest_claude_comms.cli.timeline_html import page
 from pytest_claude_comms.cli.timeline_scale import Scale
 from pytest_claude_comms.testing import FakeClock, play_transcript
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import ROOT, Run
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 HOSTILE = "</pre></script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[31m\u202e"
@@ -216,3 +216,30 @@ def test_the_store_that_it_shows_is_not_written_over(
     assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0
     with open_store("sqlite:///a.db") as store:
         assert len(store.threads()) == 1
+
+
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_claude_comms import open_store
+
+    monkeypatch.chdir(tmp_path)
+    with open_store("sqlite:///a.db") as store:
+        store.create_thread("t", thread_id="t")
+    missing = run("timeline", "t", "--html", "none/page.html")
+    assert (missing.code, missing.out) == (2, "")
+    assert missing.err == (
+        f"claude-comms: error: there is no folder {tmp_path / 'none'}: make it first\n"
+    )
+
+    def denied(*, dir: str, prefix: str) -> tuple[int, str]:  # noqa: A002 - as mkstemp has it
+        raise PermissionError(13, "Permission denied", f"{dir}/{prefix}x")
+
+    monkeypatch.setattr("tempfile.mkstemp", denied)  # root may write everywhere
+    refused = run("timeline", "t", "--html", "page.html")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == (
+        "claude-comms: error: page.html cannot be written: Permission denied; name another place, "
+        "or '-' for standard output\n"
+    )
+    assert run("timeline", "t", "--html", "-").out.startswith("<!DOCTYPE html>")

@@ -57,6 +57,40 @@ def test_patience_leaves_the_message_alone(
     assert store.get_message("m").status == "processing"
 
 
+@pytest.mark.parametrize("options", [[], ["--json"], ["--quiet"], ["--any"]])
+def test_what_has_ended_is_told_also_when_patience_ends(
+    clock: FakeClock,
+    store: ConversationStore,
+    thread: str,
+    run: Run,
+    valid: Valid,
+    options: list[str],
+) -> None:
+    for name, status in (("open", "pending"), ("done", "complete"), ("bad", "pending")):
+        store.add_message(thread, "arangodb", status=status, message_id=name)
+    clock.at(1, store.update_message, "bad", status="failed")
+
+    result = run("wait", "done", "open", "bad", "--timeout", "5", *options, store=store)
+
+    if options == ["--any"]:
+        assert (result.code, result.out) == (0, "done  complete, 0 characters\n")
+        return
+    assert result.code == 8
+    assert "open has not ended within 5.0 s: pending, 0 characters\n" in result.err
+    if options == ["--json"]:
+        for document in result.documents:
+            valid(document)
+        ended = [each["message"] for each in result.documents]
+        assert [(m["message_id"], m["status"]) for m in ended] == [
+            ("done", "complete"),
+            ("bad", "failed"),
+        ]
+    elif options:
+        assert result.out == ""
+    else:
+        assert result.out == "done  complete, 0 characters\nbad  failed, 0 characters\n"
+
+
 def test_all_that_is_known_when_patience_ends_is_for_who_debugs(
     store: ConversationStore, thread: str, run: Run
 ) -> None:

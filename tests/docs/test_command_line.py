@@ -18,7 +18,7 @@ from pytest_claude_comms import open_store
 from pytest_claude_comms.cli import exits
 from pytest_claude_comms.cli.app import COMMANDS, app
 from pytest_claude_comms.testing import FakeClock, ScriptedClaude
-from tests.docs.test_readme import AT_A_STORE, BLOCKS, ROOT, Block, environment, section
+from tests.docs.test_readme import AT_A_STORE, BLOCKS, ROOT, Block, environment, is_test, section
 
 ANSWER = "A PDF has `_key`, `title` and `pages`."
 
@@ -94,6 +94,36 @@ def test_a_block_of_commands(block: Block, place: Path) -> None:
     if block.output:
         assert done.stdout.replace(str(place), "/home/me/work") == block.output, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@posix
+@pytest.mark.parametrize(
+    "commands",
+    ["claude-comms (copy|backup|check)", pytest.param("", marks=pytest.mark.long)],
+    ids=["those that make files", "all"],
+)
+def test_all_blocks_can_be_run_one_after_the_other_in_one_folder(
+    commands: str, place: Path
+) -> None:
+    """What one leaves behind must not be in the way of the next."""
+    ran = 0
+    for block in BLOCKS:
+        if block.note == AT_A_STORE:
+            if not re.search(commands, block.source):
+                continue
+            # It is exported by the first that asks.
+            done = run(
+                f'export CLAUDE_COMMS_STORE="sqlite:///$PWD/comms.db"\n{block.source}', place
+            )
+        elif block.language == "python" and not is_test(block):
+            (place / "script.py").write_text(block.source, encoding="utf-8")
+            done = run("python -W error script.py", place)
+            assert done.stdout == block.output, done.stderr
+        else:
+            continue
+        assert done.returncode == 0, (block.line, done.stdout + done.stderr)
+        ran += 1
+    assert ran >= 7
 
 
 def screens() -> list[Block]:

@@ -24,10 +24,11 @@ from pytest_claude_comms import (
     StatusTracker,
     StreamReader,
     ask_module,
+    redact_secrets,
 )
 from pytest_claude_comms.testing import ScriptedClaude
 from pytest_claude_comms.testing.claude_calls import Call
-from pytest_claude_comms.testing.claude_script import Verbs
+from pytest_claude_comms.testing.claude_script import _SIGNALS, Verbs
 from tests.claude_stand_in.test_imitation import IMITATED
 from tests.warm_python import WarmPython
 
@@ -232,6 +233,21 @@ def test_it_counts_the_transcripts() -> None:
     count = len(list((ROOT / "fixtures" / "transcripts").glob("*.jsonl")))
     assert f"`fixtures/transcripts/` has {count} of them" in README
     assert f"it imitates {len(IMITATED)} of the {count}" in section("A scripted Claude")
+
+
+def test_keys_are_redacted_from_the_length_on_that_it_says() -> None:
+    (row,) = [line for line in README.splitlines() if line.startswith("| `redact_secrets` |")]
+    said = re.findall(r"`([\w -]+)…` of (\d+)", row)
+    assert [begin for begin, _ in said] == ["sk-ant-", "sk-", "AIza", "Bearer "]
+    for begin, length in said:
+        key = ("x1" * 20)[: int(length)]
+        assert key not in redact_secrets(f"{begin}{key}")
+        assert redact_secrets(f"{begin}{key[:-1]}") == f"{begin}{key[:-1]}"
+
+
+def test_the_signals_of_which_a_scripted_run_crashes_are_named() -> None:
+    (row,) = [line for line in README.splitlines() if line.startswith("| `crashes(")]
+    assert set(re.findall(r'`"(\w+)"`', row)) == set(_SIGNALS)
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -192,6 +192,9 @@ def test_a_test_that_fails_writes_nothing(run: Run, pytester: pytest.Pytester, r
     done.assert_outcomes(passed=1, errors=1)
     done.stdout.fnmatch_lines(["*key.jsonl: not written: the test's teardown failed"])
     assert recordings(pytester) == []
+    done = run(ask("'key'", more=f"{more}; assert False"), *RECORD)
+    done.assert_outcomes(failed=1, errors=1)
+    done.stdout.fnmatch_lines(["*key.jsonl: not written: the test did not pass"])
 
 
 def test_a_run_that_is_cut_leaves_the_recording_that_is_there(
