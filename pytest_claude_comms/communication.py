@@ -297,6 +297,8 @@ def ask_module(
     )
     words[0] = find_cli(words[0], environment)
     name = values.text(os.path.basename(os.path.realpath(directory)) or directory, "responder")
+    deadlines = {"timeout": timeout, "stall_timeout": stall_timeout}
+    _check_keeps(store, title if thread is None else None, deadlines)
     if thread is None:
         thread_id = store.create_thread(title, modules=[questioner, name]).thread_id
     else:
@@ -363,6 +365,16 @@ def ask_module(
         else:
             _settle_unstarted(store, answer_id, error)
         raise
+
+
+def _check_keeps(
+    store: ConversationStore, title: str | None, deadlines: Mapping[str, float | None]
+) -> None:
+    """Ask a store of others whether it can keep all of it, before any of it is stored."""
+    check = getattr(store, "check_asking", None)
+    if check is not None:
+        given = [name for name, seconds in deadlines.items() if seconds is not None]
+        check(title=title, deadlines=given)
 
 
 def _settle_unstarted(store: ConversationStore, answer_id: str, error: BaseException) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from enum import Enum, auto
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from . import resources
 from .clock import SECOND, Signal, seconds_to_us
@@ -138,7 +138,7 @@ class MessagePoller:
         StoreError the store does not recover from.
         """
         __tracebackhide__ = True
-        return self._run(self._waiting([message], _Ends.all, timeout))[0]
+        return self._run(self._waiting(_one(message, "wait_all(…)"), _Ends.all, timeout))[0]
 
     def wait_all(
         self, messages: Iterable[MessageLike], timeout: float | None = None
@@ -162,7 +162,7 @@ class MessagePoller:
 
         ``timeout`` (seconds) is the patience for all of it; then WaitTimeout is raised.
         """
-        (tracker,), patience = self._run(self._beginning([message], timeout))
+        (tracker,), patience = self._run(self._beginning(_one(message), timeout))
         return self._watch(tracker, patience)
 
     def _watch(self, tracker: StatusTracker, patience: Patience) -> Iterator[Event]:
@@ -178,7 +178,11 @@ class MessagePoller:
     async def wait_async(self, message: MessageLike, timeout: float | None = None) -> StatusTracker:
         """As ``wait``, without holding up the event loop meanwhile. Looking at the store is done
         in the loop's thread; it takes well under a millisecond unless the store is busy."""
-        return (await self._run_async(self._waiting([message], _Ends.all, timeout)))[0]
+        return (
+            await self._run_async(
+                self._waiting(_one(message, "wait_all_async(…)"), _Ends.all, timeout)
+            )
+        )[0]
 
     async def wait_all_async(
         self, messages: Iterable[MessageLike], timeout: float | None = None
@@ -196,7 +200,7 @@ class MessagePoller:
         self, message: MessageLike, timeout: float | None = None
     ) -> AsyncIterator[Event]:
         """As ``watch``, for asyncio: ``async for event in poller.watch_async(message)``."""
-        (tracker,), patience = await self._run_async(self._beginning([message], timeout))
+        (tracker,), patience = await self._run_async(self._beginning(_one(message), timeout))
         seen = 0
         while True:
             for event in tracker.events(seen):
@@ -414,6 +418,15 @@ class _Ends(Enum):
 
     all = auto()
     any = auto()
+
+
+def _one(message: object, of_several: str = "a watch of each") -> list[MessageLike]:
+    if isinstance(message, (list, tuple, set, frozenset)):
+        raise TypeError(
+            "a message is a Message, its id or a dict with 'message_id', not a "
+            f"{type(message).__name__} of {len(message):,}; what takes several is {of_several}"
+        )
+    return [cast("MessageLike", message)]
 
 
 def _first_to_end(ended: list[StatusTracker]) -> StatusTracker:

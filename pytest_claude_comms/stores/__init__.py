@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, get_args
 
 from .base import Durability
 
 if TYPE_CHECKING:
     from ..clock import Clock
+    from ..errors import StoreError
     from ..redaction import Redact
     from .base import ConversationStore
+
+_PARAMETERS = re.compile(r"\?\w+=\w*(?:&\w+=\w*)*$")
+"""How a name ends that was meant to be more than a path."""
 
 
 def open_store(
@@ -30,7 +35,8 @@ def open_store(
     :func:`~pytest_claude_comms.redact_secrets`: of all text but ids only what it returns is
     stored.
 
-    Raises ValueError for a URL or durability that is none (it lists what there is), StoreError
+    Raises ValueError for a URL or durability that is none (it lists what there is), and for a URL
+    that ends in parameters, as ``?mode=ro``, where there is no file of that name. Raises StoreError
     where the file cannot be opened or what a package brings cannot be used.
     """
     if not isinstance(url, str):
@@ -51,8 +57,10 @@ def open_store(
             _path(url, rest), clock=clock, durability=durability, redact=redact
         )
     if scheme == "tinydb" and colon:
-        from .tinydb import TinyDBConversationStore
-
+        try:
+            from .tinydb import TinyDBConversationStore
+        except ModuleNotFoundError as error:
+            raise _unusable(url, error) from error
         return TinyDBConversationStore(
             _path(url, rest), clock=clock, durability=durability, redact=redact
         )
@@ -71,8 +79,10 @@ def open_for_reading(url: str, *, clock: Clock | None = None) -> ConversationSto
 
         return SQLiteReader(_path(url, rest), clock=clock)
     if scheme == "tinydb" and colon:
-        from .tinydb_reading import TinyDBReader
-
+        try:
+            from .tinydb_reading import TinyDBReader
+        except ModuleNotFoundError as error:
+            raise _unusable(url, error) from error
         return TinyDBReader(_path(url, rest), clock=clock)
     return open_store(url, clock=clock)
 
@@ -90,7 +100,20 @@ def _path(url: str, rest: str) -> str:
             f"{url!r} names no file: write {scheme}:///name for a file in the current directory, "
             f"{scheme}:////folder/name for an absolute path"
         )
-    return os.path.abspath(path)
+    path = os.path.abspath(path)
+    # A file that has such a name is opened, as its own store says its URL so; none is made.
+    if _PARAMETERS.search(path) and not os.path.exists(path):
+        raise ValueError(
+            f"{url!r} has parameters, and a store URL takes none: write "
+            f"{_PARAMETERS.sub('', url)}, and the rest as arguments of open_store()"
+        )
+    return path
+
+
+def _unusable(url: str, error: ModuleNotFoundError) -> StoreError:
+    from .schemes import SchemeBroken
+
+    return SchemeBroken(f"{url!r} cannot be opened: {error}")
 
 
 def _third_party(

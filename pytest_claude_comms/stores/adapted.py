@@ -22,8 +22,8 @@ from ..status import parse_status
 from . import rules, values
 from .adapted_asking import tell
 from .adapted_calls import Call, call_for
-from .adapted_reading import AdaptedReading
-from .adapted_shapes import CannotAdapt, Reading
+from .adapted_reading import NAMED_BY, AdaptedReading
+from .adapted_shapes import CannotAdapt, Reading, own_id_in
 from .base import UNSET, ConversationStore, MessageLike, StatusLike, ThreadLike, Unset
 from .requests import request_of
 from .rules import MessageRow, Request
@@ -117,7 +117,7 @@ class AdaptedStore(AdaptedReading):
     @property
     def not_promised(self) -> tuple[str, ...]:
         """What this store cannot keep, in words for a person; pages of failures show it."""
-        looks = f"it looks at {self.looks_at}; name others with store.include(thread)"
+        looks = f"it looks at {self.looks_at}; {NAMED_BY}"
         return (*_NOT_PROMISED, looks)
 
     # -- writing, by the object's own methods
@@ -211,8 +211,44 @@ class AdaptedStore(AdaptedReading):
                 raise AlreadyExists("message", message_id, store=self.url)
             answer = self._tell(call)
             self._look_after(call, thread_id)
+            other = own_id_in(answer)
+            is_lost = message_id is not None and self._feed.state.message(message_id) is None
+            if is_lost and other not in {None, message_id}:
+                raise CannotAdapt(
+                    f"{self._name}.{call.name}() was given message_id={message_id!r} and returned "
+                    f"another id, {other!r}, under which the message may be now: let it use the "
+                    "id that it is given",
+                    outcome="unknown",
+                )
         self._hub.notify()
         return str(answer) if type(answer) is int else answer
+
+    def check_asking(self, *, title: str | None, deadlines: Collection[str]) -> None:
+        """Raise CannotAdapt, before anything is stored, for what ``ask_module`` needs and the
+        object has no parameter for.
+
+        ``title`` is that of a new thread, None where there is a thread already; ``deadlines``
+        are those of the answer, by name.
+        """
+        question = dict.fromkeys(("thread_id", "module_name", "content", "message_type"))
+        spare = dict.fromkeys(("message_type", "status", "metadata"))
+        answer = question | spare | {"message_id": None}
+        update = dict.fromkeys(("message_id", "status", "content", "error", "metadata"))
+        needed: list[tuple[tuple[str, ...], Mapping[str, Any], Mapping[str, Any]]] = [
+            (_ADDS, answer, {}),
+            (_ADDS, question, spare),
+            (_UPDATES, update, {"thread_id": None}),
+        ]
+        if title is not None:
+            made_with = dict.fromkeys(("modules", "title") if title else ("modules",))
+            needed.append((_CREATES, made_with, dict.fromkeys(("title", "metadata"))))
+        for names, given, more in needed:
+            call_for(
+                self.original, names, given, more,
+                what="ask_module()", way_out="change that, or ask with a store of open_store(url)",
+            )  # fmt: skip
+        what = f"ask_module({', '.join(f'{name}=' for name in deadlines)})"
+        call_for(self.original, _ADDS, answer | dict.fromkeys(deadlines), {}, what=what)
 
     def update_message(
         self,
@@ -237,8 +273,7 @@ class AdaptedStore(AdaptedReading):
             self._look_holding(home)
             row = self._feed.state.message(message_id)
             if row is None:
-                where = f"{self.url}, which looks at {self.looks_at}"
-                raise MessageNotFound(message_id, store=where)
+                raise MessageNotFound(message_id, store=self._where)
             late = self._settles and rules.is_late(row, self.clock.now_us())
             row = self._settle_by_write(row) if late else self._update(row, request)
         self._hub.notify()

@@ -65,12 +65,13 @@ def call_for(
     *,
     stands: Mapping[str, Any] | None = None,
     what: str,
+    way_out: str = "",
 ) -> Call:
     """How to call the first of these methods that takes all that is ``given``.
 
     ``spare`` is passed where there is a parameter for it, ``stands`` (what is so already) where
     there is one without a default. Raises CannotAdapt that says which methods there are and what
-    each lacks.
+    each lacks, and ``way_out`` where the caller cannot leave that out.
     """
     lacks = []
     for name in names:
@@ -90,7 +91,7 @@ def call_for(
         )
     raise CannotAdapt(
         f"{what} cannot be done on an adapted {kind}: {'; '.join(lacks)}; "
-        f"leave that out, or do it through the {kind} itself"
+        f"{way_out or f'leave that out, or do it through the {kind} itself'}"
     )
 
 

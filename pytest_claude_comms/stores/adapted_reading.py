@@ -26,6 +26,8 @@ REREAD_TIMEOUT = 1.0
 """Seconds for which an object that cannot be read just now is asked again."""
 
 _LISTINGS = ("list_threads", "get_threads", "get_all_threads", "all_threads", "threads")
+NAMED_BY = "name others with adapt_store(obj, threads=[…]) or store.include(thread)"
+"""How it comes to look at a thread."""
 _MOST = 2**31 - 1
 """Threads that a listing with a limit of its own is asked for."""
 
@@ -72,6 +74,12 @@ class AdaptedReading(KeepingStore):
         more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
         return f"the threads {', '.join(names[:10])}{more}"
 
+    @property
+    def _where(self) -> str:
+        """Itself, and what it looks at, for who did not find a message."""
+        way_out = "" if self._listing is not None else f" ({NAMED_BY})"
+        return f"{self.url}, which looks at {self.looks_at}{way_out}"
+
     # -- what the Protocol asks
 
     def get_thread(self, thread: ThreadLike) -> ConversationThread:
@@ -87,8 +95,7 @@ class AdaptedReading(KeepingStore):
         try:
             return super().get_message(message)
         except MessageNotFound as error:
-            where = f"{self.url}, which looks at {self.looks_at}"
-            raise MessageNotFound(error.message_id, store=where) from None
+            raise MessageNotFound(error.message_id, store=self._where) from None
 
     def messages(
         self,

@@ -236,6 +236,14 @@ def _message_id(
     return _identifier(own_id, what), own_id
 
 
+def own_id_in(answer: object) -> str | None:
+    """The message id in what ``add_message`` returned, if there is one."""
+    own_id = _first(answer, MESSAGE_ID) if isinstance(answer, Mapping) else answer
+    if isinstance(own_id, bool) or not isinstance(own_id, (str, int)):
+        return None
+    return str(own_id)
+
+
 def _identifier(own_id: object, what: str) -> str:
     try:
         return values.identifier(own_id if isinstance(own_id, str) else str(own_id), what)

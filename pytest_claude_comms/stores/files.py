@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -19,13 +20,37 @@ else:
     import fcntl
 
 _OPEN_FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0)
+UNWRITABLE = (
+    "whoever opens a store needs to write to its file, its folder and the lock file beside it: "
+    "change their permissions, or name another place"
+)
+"""The way out where a file or a folder may not be written."""
+_NO_PLACE = "no file can be there: name another place"
+_WAYS_OUT = {
+    errno.EACCES: UNWRITABLE,
+    errno.EPERM: UNWRITABLE,
+    errno.EROFS: UNWRITABLE,
+    errno.ENOENT: _NO_PLACE,
+    errno.ENOTDIR: _NO_PLACE,
+    errno.ENAMETOOLONG: _NO_PLACE,
+}
 _MUTEX_SECONDS = 0.1
 """Real seconds to wait for another thread, which holds the lock for one commit only."""
 
 
 def store_error(path: str, error: OSError) -> StoreError:
     """What to raise instead of ``error``, which nothing was changed by."""
-    return StoreError(f"{path}: {error.strerror or error}")
+    way_out = _WAYS_OUT.get(error.errno or 0)
+    said = f"{path}: {error.strerror or error}"
+    return StoreError(said if way_out is None else f"{said}; {way_out}")
+
+
+def is_writable(path: str) -> bool:
+    """Whether a store at ``path`` could be written, as far as permissions go."""
+    folder = os.path.dirname(path)
+    return os.access(folder, os.W_OK | os.X_OK) and (
+        not os.path.exists(path) or os.access(path, os.R_OK | os.W_OK)
+    )
 
 
 def path_of(path: str | os.PathLike[str]) -> str:
@@ -90,7 +115,7 @@ def _create_parents(directory: str) -> None:
         os.mkdir(directory, 0o700)
     except FileExistsError:
         if not os.path.isdir(directory):
-            raise NotADirectoryError(None, f"{directory} is not a directory") from None
+            raise NotADirectoryError(errno.ENOTDIR, f"{directory} is not a directory") from None
         return
     os.chmod(directory, 0o700)
     fsync_directory(above)

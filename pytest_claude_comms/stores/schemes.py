@@ -38,7 +38,8 @@ _MEMBERS = (
 
 
 class SchemeBroken(StoreError):
-    """A package brings the scheme, and what it brings cannot be used. It names the package."""
+    """What brings the scheme cannot be used, or what it needs is not installed. It names the
+    package."""
 
     transient = False
 

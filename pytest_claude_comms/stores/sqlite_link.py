@@ -15,9 +15,11 @@ from weakref import ref
 from ..clock import SECOND, SystemClock
 from ..errors import Outcome, StoreBusy, StoreCorrupt, StoreError
 from .base import Durability
+from .files import UNWRITABLE, is_writable
 
 _BUSY: Final = frozenset({5, 6, 15})  # SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL
 _CORRUPT: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
+_REFUSED: Final = frozenset({3, 8, 14})  # SQLITE_PERM, SQLITE_READONLY, SQLITE_CANTOPEN
 _TEXTS: Final = {
     "is locked": 5,
     "locking protocol": 15,
@@ -26,6 +28,8 @@ _TEXTS: Final = {
     "no such table": 11,
     "no such column": 11,
     "could not decode to utf-8": 11,
+    "readonly database": 8,
+    "unable to open": 14,
 }
 """What errors say. Before Python 3.11 they had no code, and some of ours have none of use."""
 
@@ -58,7 +62,11 @@ def store_error(path: str, error: sqlite3.Error, outcome: Outcome = "not done") 
     if _code(error) in _CORRUPT:
         return StoreCorrupt(path, f"SQLite says: {error}")
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    return StoreError(f"{path}: {error} ({name})", outcome=outcome)
+    said = f"{path}: {error} ({name})"
+    # Neither of these says why: SQLite cannot open a file either where there are too many.
+    if _code(error) in _REFUSED and not is_writable(path):
+        said = f"{said}; {UNWRITABLE}"
+    return StoreError(said, outcome=outcome)
 
 
 class Stamp(NamedTuple):

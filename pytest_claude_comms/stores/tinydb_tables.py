@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn, Protocol
 
-from tinydb import TinyDB
+try:
+    from tinydb import TinyDB
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"a TinyDB store needs the package tinydb ({error}): install it with "
+        "`python -m pip install tinydb`",
+        name=error.name,
+    ) from error
 from tinydb.queries import QueryLike
 from tinydb.storages import Storage
 from tinydb.table import Document, Table

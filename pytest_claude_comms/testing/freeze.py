@@ -49,8 +49,14 @@ class Freeze:
         try:
             _installed.append(self)
             if self._freeze:
-                from .frozen import Frozen
-
+                try:
+                    from .frozen import Frozen
+                except ModuleNotFoundError as error:
+                    raise ClaudeCommsError(
+                        f"a fake clock needs the package freezegun ({error}): install it with "
+                        "`python -m pip install freezegun`, or leave the standard library's time "
+                        "alone with freeze=False"
+                    ) from error
                 self._frozen = Frozen(self._start)
                 self._frozen.begin()
             self._replace_sleep()

@@ -236,6 +236,30 @@ def test_installing_twice_is_an_error_and_leaves_the_first(clock: FakeClock) -> 
     assert readings() == [1] * 4
 
 
+def test_without_freezegun_it_says_what_to_install_and_nothing_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "pytest_claude_comms.testing.frozen", raising=False)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "freezegun", None)
+        for _ in range(2):  # the second is told the same, and not of the first
+            with (
+                FakeClock() as clock,
+                pytest.raises(
+                    ClaudeCommsError,
+                    match=r"needs the package freezegun .*python -m pip install free",
+                ),
+            ):
+                clock.install()
+        assert time.sleep is REAL_SLEEP
+        with FakeClock() as clock:
+            clock.install(freeze=False)
+            assert time.sleep is not REAL_SLEEP
+    with FakeClock() as clock:
+        clock.install()
+        assert readings() == [0] * 4
+
+
 def test_it_can_be_installed_after_time_has_passed() -> None:
     with FakeClock() as clock:
         clock.advance(30)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -276,6 +277,35 @@ def test_one_message_for_several_is_refused(poller: MessagePoller, one: Any) -> 
         with pytest.raises(TypeError, match="^expected several messages, not one: ") as caught:
             wait(one)
         assert str(caught.value).endswith(f": {one!r}")
+
+
+@pytest.mark.parametrize("several", [["m", "n"], ("m",), {"m"}])
+def test_several_messages_for_one_are_refused(poller: MessagePoller, several: Any) -> None:
+    said = (
+        "a message is a Message, its id or a dict with 'message_id', not a "
+        f"{type(several).__name__} of {len(several)}; "
+    )
+    for wait, way_out in (
+        (poller.wait, "what takes several is wait_all(…)"),
+        (partial(drained, poller.watch), "what takes several is a watch of each"),
+        (partial(run_async, poller.wait_async), "what takes several is wait_all_async(…)"),
+        (partial(run_async, poller.watch_async), "what takes several is a watch of each"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            wait(several)
+        assert str(caught.value) == said + way_out
+
+
+def drained(watch: Any, message: Any) -> None:
+    list(watch(message))
+
+
+def run_async(call: Any, message: Any) -> None:
+    async def run() -> None:
+        found = call(message)
+        await (found.__anext__() if hasattr(found, "__anext__") else found)
+
+    asyncio.run(run())
 
 
 def test_watch_yields_history_first_and_ends_after_the_end(

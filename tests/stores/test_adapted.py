@@ -256,7 +256,7 @@ def test_waiting_says_what_this_store_cannot_promise_and_where_it_looks(clock: F
         r"\n  store +adapted:\w+, which does not promise all:\n +it has no change f", text
     )
     assert "steps between two looks are lost" in text
-    assert "it looks at the threads 't'; name others with store.include(thread)" in text
+    assert "it looks at the threads 't'; name others with adapt_store(obj, threads=[…]) or " in text
     assert clock.elapsed == 2
     with pytest.raises(MessageNotFound, match=r"looks at the threads 't'"):
         store.get_message("other")
@@ -278,7 +278,14 @@ def test_its_looks_keep_no_fake_clock_alive(clock: FakeClock) -> None:
 def test_a_message_that_appears_late_in_a_thread_that_does_too() -> None:
     plain = Plain()
     store = adapt_store(plain)
-    assert store.not_promised[-1].startswith("it looks at no thread yet")
+    assert store.not_promised[-1].startswith("it looks at no thread yet; name others with adapt_")
+    assert store.messages() == []
+    with pytest.raises(
+        MessageNotFound,
+        match=r"looks at no thread yet \(name others with adapt_store\(obj, threads=\[…\]\) or "
+        r"store\.include\(thread\)\); to wait",
+    ):
+        store.get_message("m")
     poller = MessagePoller(store)
     tracker = poller.track("m")
     store.include("late")

@@ -144,7 +144,9 @@ def test_ten_of_the_threads_that_it_looks_at_are_named(count: int, end: str) -> 
     for use in (store.get_message, partial(store.update_message, status="complete")):
         with pytest.raises(MessageNotFound) as caught:
             use("m")
-        assert f" in adapted:Threads, which looks at {store.looks_at}; " in str(caught.value)
+        assert f" in adapted:Threads, which looks at {store.looks_at} (name others " in str(
+            caught.value
+        )
 
 
 def test_so_many_changes_as_were_asked_for() -> None:

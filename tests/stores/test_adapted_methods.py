@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_claude_comms import AlreadyExists, InvalidTransition, adapt_store, open_store
+from pytest_claude_comms import (
+    AlreadyExists,
+    InvalidTransition,
+    adapt_store,
+    ask_module,
+    open_store,
+)
 from pytest_claude_comms.stores.adapted_shapes import CannotAdapt
 from pytest_claude_comms.testing import FakeClock
 
 
 class Method:
-    """Has parameters of these names, and notes what it is called with."""
+    """Has parameters of these names, optional where one ends with ``=``; notes its calls."""
 
     def __init__(self, *names: str, answer: object = None) -> None:
+        kind, none = Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty
         self.__signature__ = Signature(
-            [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+            [
+                Parameter(name.rstrip("="), kind, default=None if name.endswith("=") else none)
+                for name in names
+            ]
         )
         self._answer = answer
         self.calls: list[Mapping[str, Any]] = []
@@ -240,3 +252,108 @@ def test_an_argument_that_is_of_no_use_is_named_before_anything_is_called(name: 
     with pytest.raises(TypeError, match=f"^{name} "):
         adapt_store(Plain(update_message=method), threads=["t"]).update_message("m", **wrong)
     assert method.calls == []
+
+
+# -- what ask_module needs
+
+
+class Ours(Plain):
+    """What ``ask_module`` needs, but for ``lacks`` of the parameters of one method."""
+
+    def __init__(self, method: str = "", *lacks: str) -> None:
+        parameters = {
+            "create_thread": ["title", "modules"],
+            "add_message": [
+                "thread_id", "module_name", "content", "message_type", "status", "metadata",
+                "message_id=",
+            ],
+            "update_message": ["message_id", "status", "content", "error", "metadata"],
+        }  # fmt: skip
+        super().__init__(
+            **{
+                name: Method(
+                    *(each for each in names if name != method or each.rstrip("=") not in lacks)
+                )
+                for name, names in parameters.items()
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "lacks", "words"),
+    [
+        ("add_message", ["message_type", "message_id"], "takes no message_type and no message_id"),
+        ("add_message", ["metadata"], "takes no metadata"),
+        ("update_message", ["error"], "takes no error"),
+        ("create_thread", ["modules"], "takes no modules"),
+    ],
+)
+def test_ask_module_says_what_is_lacking_before_anything_is_stored(
+    method: str, lacks: list[str], words: str, tmp_path: Path
+) -> None:
+    ours = Ours(method, *lacks)
+    with pytest.raises(
+        CannotAdapt,
+        match=rf"^ask_module\(\) cannot be done on an adapted Ours: {method}\(\) {words}; "
+        r"change that, or ask with a store of open_store\(url\)$",
+    ) as caught:
+        ask_module(adapt_store(ours, threads=["t"]), "a", tmp_path, "?", command=[sys.executable])
+    assert caught.value.outcome == "not done"
+    assert not [call for each in vars(ours).values() if type(each) is Method for call in each.calls]
+
+
+def test_a_thread_that_is_there_need_not_be_made(tmp_path: Path) -> None:
+    ours = Ours("create_thread", "modules")
+    store = adapt_store(ours, threads=["t"])
+    store.check_asking(title=None, deadlines=[])
+    with pytest.raises(CannotAdapt, match="takes no modules"):
+        store.check_asking(title="", deadlines=[])
+    untitled = adapt_store(Ours("create_thread", "title"), threads=["t"])
+    untitled.check_asking(title="", deadlines=[])
+    with pytest.raises(CannotAdapt, match="takes no title"):
+        untitled.check_asking(title="demo", deadlines=[])
+
+
+def test_ask_module_without_deadlines_is_the_way_out_of_those(tmp_path: Path) -> None:
+    ours = Ours()
+    with pytest.raises(
+        CannotAdapt,
+        match=r"^ask_module\(timeout=, stall_timeout=\) cannot .* no timeout and no stall_timeout; "
+        "leave that out, or",
+    ):
+        ask_module(
+            adapt_store(ours), "a", tmp_path, "?", timeout=5, stall_timeout=1,
+            command=[sys.executable],
+        )  # fmt: skip
+    assert not vars(ours)["create_thread"].calls
+
+
+class Numbering(Plain):
+    """Gives each message an id of its own, whatever it is given."""
+
+    def __init__(self, answer: Any, taken: str) -> None:
+        super().__init__()
+        self._answer = answer
+        self._taken = taken
+
+    def add_message(self, thread_id: str, module_name: str, content: str, **_: Any) -> Any:
+        self.data["messages"].append({"id": self._taken, "content": content})
+        return self._answer
+
+
+@pytest.mark.parametrize("answer", [{"id": 7}, {"message_id": "7"}, "7", 7])
+def test_another_id_than_was_given_is_named(answer: Any) -> None:
+    store = adapt_store(Numbering(answer, "7"), threads=["t"])
+    with pytest.raises(
+        CannotAdapt, match=r"add_message\(\) was given message_id='n' and returned another id, '7'"
+    ) as caught:
+        store.add_message("t", "a", message_id="n")
+    assert caught.value.outcome == "unknown"
+    assert store.get_message("7").content == ""
+
+
+@pytest.mark.parametrize("answer", [None, "stored", {"id": "n"}, True, []])
+def test_what_is_there_under_its_id_may_be_answered_by_anything(answer: Any) -> None:
+    store = adapt_store(Numbering(answer, "n"), threads=["t"])
+    assert store.add_message("t", "a", message_id="n") == answer
+    assert store.get_message("n").message_id == "n"

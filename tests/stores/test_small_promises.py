@@ -6,7 +6,9 @@ The long stories of ``test_same_answers.py`` meet these too, by chance and all a
 from __future__ import annotations
 
 import copy
+import importlib
 import os
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from pytest_claude_comms import (
     HistoryGone,
     InvalidTransition,
     LegacyReturns,
+    StoreError,
     message_id_of,
     open_store,
 )
 from pytest_claude_comms.stores import open_for_reading
 from pytest_claude_comms.stores.keeping import KeepingStore
 from pytest_claude_comms.stores.memory import MemoryConversationStore, State
+from pytest_claude_comms.stores.sqlite import SQLiteConversationStore
 from pytest_claude_comms.testing import FakeClock, assert_no_pending, assert_status_sequence
 from tests.stores.keeping_kit import every_store, file_stores
 
@@ -531,3 +535,57 @@ def test_a_limit_is_reached_if_there_is_so_much(store: ConversationStore) -> Non
     for limit, message in ((128, None), (129, "m"), (131, None), (2**70, None), (2**70, "m")):
         found = store.changes(0, limit=limit, message=message)
         assert len(found.items) == min(limit, 131)
+
+
+# -- what a URL is
+
+
+@pytest.mark.parametrize("name", ["a.db?mode=ro", "x/a.db?cache=shared&mode=ro"])
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_parameters_of_a_url_are_refused_and_no_file_is_made(
+    scheme: str, name: str, tmp_path: Path
+) -> None:
+    url = f"{scheme}:///{tmp_path}/{name}"
+    for opened in (open_store, open_for_reading):
+        with pytest.raises(
+            ValueError, match="has parameters, and a store URL takes none"
+        ) as caught:
+            opened(url)
+        assert f": write {url.partition('?')[0]}, and the rest as arguments of" in str(caught.value)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "name", ["what?.db", "?", "a?b.c=d", "a?b=c/x.db", "a.db?mode", "a?b=c.db", "?b=c#d"]
+)
+@pytest.mark.parametrize("scheme", ["sqlite", "tinydb"])
+def test_a_question_mark_in_a_name_is_one(scheme: str, name: str, tmp_path: Path) -> None:
+    with open_store(f"{scheme}:///{tmp_path}/{name}"):
+        assert (tmp_path / name).is_file()
+
+
+def test_a_file_that_is_called_so_is_opened(tmp_path: Path) -> None:
+    with SQLiteConversationStore(tmp_path / "a.db?mode=ro") as store:
+        store.create_thread(thread_id="t")
+        with open_store(store.url) as same:
+            assert same.get_thread("t").thread_id == "t"
+
+
+# -- what is not installed
+
+
+@pytest.mark.parametrize("opened", [open_store, open_for_reading])
+def test_without_tinydb_it_says_what_to_install(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"tinydb:///{tmp_path}/comms.json"
+    words = r"needs the package tinydb \(.*\): install it with `python -m pip install tinydb`$"
+    for name in ("tinydb", "tinydb_tables", "tinydb_reading"):
+        monkeypatch.delitem(sys.modules, f"pytest_claude_comms.stores.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "tinydb", None)
+    with pytest.raises(StoreError, match=f"^'{url}' cannot be opened: .*{words}") as caught:
+        opened(url)
+    assert not caught.value.transient
+    with pytest.raises(ModuleNotFoundError, match=words):
+        importlib.import_module("pytest_claude_comms.stores.tinydb")
+    assert not [*tmp_path.iterdir()]

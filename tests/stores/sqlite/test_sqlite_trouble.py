@@ -17,7 +17,7 @@ from pytest_claude_comms.errors import (
     StoreError,
 )
 from pytest_claude_comms.stores import sqlite_link, sqlite_rows
-from pytest_claude_comms.stores.files import Claim
+from pytest_claude_comms.stores.files import UNWRITABLE, Claim
 from pytest_claude_comms.stores.sqlite import SQLiteConversationStore
 from tests.stores.sqlite_kit import (
     Once,
@@ -124,7 +124,7 @@ def test_a_directory_that_is_not_ours(tmp_path: Path, python: Python) -> None:
     home = tmp_path / "private"
     home.mkdir(mode=0o700)
     said = finish(python(script, f"{home}/comms.db"))
-    assert said == f"{home}/comms.db: Permission denied\n"
+    assert said == f"{home}/comms.db: Permission denied; {UNWRITABLE}\n"
 
 
 # -- what goes wrong in the midst of a call
