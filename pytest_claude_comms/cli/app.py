@@ -175,7 +175,13 @@ def run(argv: list[str], store: ConversationStore | None = None) -> int:
     with printable_streams():
         try:
             code = _invoke(argv, call)
-            flush_stdout()
+            try:
+                flush_stdout()
+            except OSError:
+                if code < exits.HUNG_UP:
+                    raise
+                # As with a window that was closed: why it ended is known.
+                let_go_if_broken()
         except BaseException as error:  # noqa: BLE001 - each is told, or raised again
             code = _ended(error, call)
             let_go_if_broken()

@@ -512,7 +512,9 @@ def test_a_store_whose_table_is_not_the_first_is_ours(run: Run) -> None:
 def test_a_table_that_nests_too_deep_is_no_fault_of_ours(run: Run, depth: int) -> None:
     Path("a.json").write_text('{"claude_comms": ' + "[" * depth)
     found = run("threads", "--store", "tinydb:///a.json")
-    assert (found.code, "nested too deep" in found.err) == (6, True)
+    assert found.code == 6
+    if depth > 10_000:  # Python 3.13 reads what is less deep, and finds that it is cut off
+        assert "nested too deep" in found.err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")

@@ -110,9 +110,13 @@ def test_keys_are_signals(
     nothing_is_left(claude, store)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_window_cancels_the_answer(
-    store: ConversationStore, claude: ScriptedClaude, module: Path, tmp_path: Path
-) -> None:
+    store: ConversationStore, claude: ScriptedClaude, module: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, unbuffered: str,
+) -> None:  # fmt: skip
+    """What was not written yet cannot be any more; that is no other end."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     claude.goes_silent(text=STARTED)
     with terminal(*ask(claude, store), cwd=tmp_path) as screen:
         assert until(lambda: is_answering(store))

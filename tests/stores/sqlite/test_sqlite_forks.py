@@ -391,7 +391,7 @@ for turn in range(300):
         pass
     for lock in (sqlite_link._calling, sqlite_link._opening, lifeline._forking):
         assert not lock._is_owned(), (turn, lock)
-print(raised > 0, store.cursor())
+print(raised > 0, store.cursor(), flush=True)
 os._exit(0)
 """
 
