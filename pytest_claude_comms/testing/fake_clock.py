@@ -390,7 +390,9 @@ class _FakeLock:
                     self._owner, self._depth = me, before + 1
                     return
                 self._waiters.append((me, wakeup))
-            while self._owner != me:
+            while True:  # On 3.13 an alarm escapes `while x` (python/cpython#130279).
+                if self._owner == me:
+                    break
                 wakeup.wait(None, why="a lock that another actor holds")
             with self._mutex:
                 self._waiters.remove((me, wakeup))
@@ -419,9 +421,11 @@ class _FakeLock:
                 # Handed over, not put down: who waits is served before who comes again.
                 heir = self._waiters[0][0] if self._waiters else None
                 self._owner, self._depth = heir, int(heir is not None)
-            woken = [wakeup for ident, wakeup in self._waiters if ident == self._owner]
-        for wakeup in woken:
-            wakeup.set()
+            # No `for` with an `if` in here: on 3.13 an alarm there would leave the lock held.
+            owner, waiters = self._owner, list(self._waiters)
+        for ident, wakeup in waiters:
+            if ident == owner:
+                wakeup.set()
 
     def _give_up(self, me: int, before: int, wakeup: _FakeWakeup) -> None:
         with self._mutex:

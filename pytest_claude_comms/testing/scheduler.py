@@ -91,8 +91,9 @@ class Scheduler(Turns):
         self._enter()
         try:
             self._idle_since = self._turns
-            while not self.park("until idle", order=SETTLED):
-                pass
+            while True:  # On 3.13 an alarm escapes `while x` (python/cpython#130279).
+                if self.park("until idle", order=SETTLED):
+                    break
         finally:
             self._idle_since = None
 
@@ -108,7 +109,9 @@ class Scheduler(Turns):
         why = f"the end of {target.name}"
         try:
             target.joiners.append(me)
-            while not target.done:
+            while True:  # as in park_until_idle
+                if target.done:
+                    break
                 woken = self.park(why, at_us=at_us, unless=lambda: target.done)
                 if not woken and not target.done:
                     return False
@@ -143,13 +146,14 @@ class Scheduler(Turns):
             self._await_as_test()
             self._unsettled = False
             return
-        # A gate may be open though nobody gave the turn: see _retake.
-        while self._closed is None:
+        # A gate may be open though nobody gave the turn: see _retake. Who is on the way to it when
+        # the clock is closed waits for close() to open it: actors end one after another.
+        while True:
             actor.gate.acquire()
+            if self._closed is not None:
+                raise Killed
             if self._holder is actor:
-                break
-        if self._closed is not None:
-            raise Killed
+                return
 
     def _raise_what_came(self, actor: Actor) -> None:
         __tracebackhide__ = True
@@ -302,7 +306,8 @@ class Scheduler(Turns):
         with self._mutex:
             self._closed = self._closed or "the test is over"
             self._timers.clear()
-            living = [actor for actor in self._actors if actor.begun]
+            actors = list(self._actors)
+        living = [actor for actor in actors if actor.begun]
         # Who is stuck was waited for once already.
         until = Real.monotonic() + (0.1 if self._taken_over else self.watchdog)
         try:
