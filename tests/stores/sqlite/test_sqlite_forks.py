@@ -366,6 +366,7 @@ from pytest_claude_comms.stores import open_store, sqlite_link
 store = open_store(sys.argv[1], durability="process")
 store.create_thread(thread_id="t")
 sys.unraisablehook = lambda found: None
+sys.settrace(None)  # the locks of whoever measures coverage are not ours
 armed = False
 raised = 0
 
