@@ -25,8 +25,9 @@ from pytest_claude_comms.tracking import StatusTracker
 
 _PATIENCE = 60.0
 _WATCHERS = {each.__file__ for each in (clock, dispatch, following, polling, tracking, waiting)}
-_CALLED_FROM_C = {"__enter__", "subscribe"}
-"""No handler runs before the caller has what these return: it gets it in the same step."""
+_CALLED_FROM_C = {"__enter__", "subscribe", "_remove"}
+"""No handler runs before the caller has what these return: it gets it in the same step. What a
+weak reference calls (``_remove``), whenever that is, has no caller who could get an exception."""
 _PLACES = {"call", "return", "c_return"}
 
 
