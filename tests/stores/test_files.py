@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType, ModuleType
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -179,7 +180,10 @@ def test_the_child_of_a_fork_does_not_hold_the_lock(path: str) -> None:
 
 @posix
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_what_a_handler_raises_at_a_fork_leaves_no_lock_in_the_child(path: str) -> None:
+def test_what_a_handler_raises_at_a_fork_leaves_no_lock_in_the_child(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_locks", WeakSet())  # not also what other tests have left
     lock = FileLock(path)
     claim = lock.claim()
     claim.acquire(CLOCK, 0, "x")
