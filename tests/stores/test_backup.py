@@ -681,3 +681,22 @@ def test_a_lock_that_a_store_has_meanwhile_is_left_alone(
         monkeypatch.undo()
         backup_store(store, tmp_path / "new")
     lock.close()
+
+
+@file_stores
+def test_what_is_interrupted_as_it_lets_go_lets_go_all_the_same(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store)
+    let_go, interrupts = backup._let_go, [KeyboardInterrupt()]
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        let_go(*given, **named)
+
+    monkeypatch.setattr(backup, "_let_go", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backup_store(store, tmp_path / "new")
+    assert os.listdir(tmp_path) == ["new"], "it is there, and its lock is not"
+    backup_store(store, tmp_path / "new", overwrite=True)

@@ -580,3 +580,18 @@ def test_a_new_directory_is_kept_over_a_power_cut(
 def test_a_path_in_bytes_is_refused() -> None:
     with pytest.raises(TypeError, match="path must be a str or a path of one, not b'store.db'"):
         files.path_of(b"store.db")  # type: ignore[arg-type]
+
+
+def test_a_lock_that_its_holder_closes_is_closed_when_its_call_lets_go(path: str) -> None:
+    """As a signal's handler closes it in the midst of the call."""
+    lock, others = FileLock(path), FileLock(path)
+    claim = lock.claim()
+    claim.acquire(CLOCK, 0, "x")
+    lock.close()
+    assert not others.claim().try_acquire()
+    claim.release()
+    assert lock._descriptor is None
+    claim = others.claim()
+    assert claim.try_acquire()
+    claim.release()
+    others.close()

@@ -439,3 +439,16 @@ def test_a_handlers_write_in_the_midst_of_one_is_done_or_refused(opened: Open, m
         store.db.truncate()
         step += 1
     assert 20 < refused < step - 20
+
+
+def test_who_changes_a_document_may_read_other_tables(opened: Open) -> None:
+    store = opened()
+    store.db.table("rates").insert({"per_unit": 3})
+    store.db.table("bills").insert({"units": 2})
+
+    def price(bill: Any) -> None:
+        (rate,) = store.db.table("rates").all()
+        bill["price"] = rate["per_unit"] * bill["units"]
+
+    store.db.table("bills").update(price)
+    assert store.db.table("bills").all() == [{"units": 2, "price": 6}]

@@ -13,7 +13,9 @@ from pytest_claude_comms.errors import StoreClosed, StoreError
 from pytest_claude_comms.resources import left_open
 from pytest_claude_comms.stores import sqlite_link
 from pytest_claude_comms.stores.base import Durability
+from pytest_claude_comms.stores.files import Claim
 from pytest_claude_comms.stores.sqlite import SQLiteConversationStore
+from pytest_claude_comms.stores.sqlite_rows import Commit, SQLiteSnapshot
 from tests.stores.sqlite_kit import Python, become_idle, everything, finish, posix, seed
 
 # -- its life
@@ -166,3 +168,41 @@ def test_whether_a_file_is_open_in_this_process(store: SQLiteConversationStore, 
     for name in (path, link):
         with sqlite_link.kept_closed(str(name)) as is_closed:
             assert is_closed
+
+
+def test_a_close_that_is_interrupted_as_it_lets_go_holds_nothing(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(store)
+    release, interrupts = Claim.release, [KeyboardInterrupt()]
+
+    def interrupted(self: Claim) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        release(self)
+
+    monkeypatch.setattr(Claim, "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.close()
+    with SQLiteConversationStore(path) as again:
+        again.update_message("m", append="x")
+
+
+def test_what_a_call_in_the_midst_of_another_committed_stays_known(
+    store: SQLiteConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal's handler does it; the other one then knows less than this one."""
+    seed(store)
+    begin, handlers = SQLiteSnapshot.begin, [lambda: store.update_message("m", append="x")]
+
+    def begun(self: SQLiteSnapshot, known: Commit) -> bool:
+        found = begin(self, known)
+        while handlers:
+            handlers.pop()()
+        return found
+
+    before = store.cursor()
+    monkeypatch.setattr(SQLiteSnapshot, "begin", begun)
+    assert store.changes(before).items == ()
+    assert [change.append for change in store.changes(before)] == ["x"]
+    assert store._known.revision == before + 1
