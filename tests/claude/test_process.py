@@ -32,6 +32,7 @@ from pytest_claude_comms.clock import SECOND, Clock, SystemClock, unhandled_hook
 from pytest_claude_comms.errors import ClaudeError, ClaudeNotFound, ModuleDirectoryNotFound
 from pytest_claude_comms.status import MessageStatus
 from pytest_claude_comms.testing import FakeClock
+from tests.tracing import Traced
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="scripts with a first line, signals")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
@@ -459,13 +460,9 @@ class Interrupt:
 
 def interrupted(call: Callable[[], object], at: int) -> str:
     """At which line; empty: it has fewer."""
-    interrupt, before = Interrupt(at), sys.gettrace()
-    sys.settrace(interrupt)
-    try:
-        with suppress(KeyboardInterrupt):
-            call()
-    finally:
-        sys.settrace(before)
+    interrupt = Interrupt(at)
+    with Traced(interrupt), suppress(KeyboardInterrupt):
+        call()
     return interrupt.where
 
 

@@ -14,6 +14,7 @@ from rich import live, progress
 
 from pytest_claude_comms.cli import aside, output
 from tests.cli.screen import Screen
+from tests.tracing import Traced
 
 _MINDED = (signal.SIGINT, signal.SIGTERM)
 _TRACED = {aside.__file__, live.__file__, progress.__file__}
@@ -73,16 +74,11 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
 
 
 def draw(interrupt: Interrupt) -> None:
-    before = sys.gettrace()
     shown = output.Output()
-    sys.settrace(interrupt.trace)
-    try:
-        with shown.progress("copying", 3) as advance:
-            advance(1)
-            advance(1)
-            sys.settrace(before)
-    finally:
-        sys.settrace(before)
+    with Traced(interrupt.trace), shown.progress("copying", 3) as advance:
+        advance(1)
+        advance(1)
+        sys.settrace(None)
 
 
 def test_wherever_ctrl_c_comes_nothing_is_left(
@@ -129,11 +125,8 @@ def test_who_minds_it_is_told_at_the_end_of_a_drawing_and_it_goes_on(
         minds = signal.getsignal(signal.SIGINT)
         with output.Output().progress("copying", 3) as advance:
             tracer = Interrupt(20)
-            sys.settrace(tracer.trace)
-            try:
+            with Traced(tracer.trace):
                 advance(1)
-            finally:
-                sys.settrace(None)
             assert seen == ["interrupted"]
             advance(2)
         assert signal.getsignal(signal.SIGINT) is minds

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
@@ -27,6 +27,7 @@ from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing import fake_clock
 from pytest_claude_comms.testing.actors import Real
 from pytest_claude_comms.testing.fake_clock import FakeClock
+from tests.tracing import Traced
 
 OURS = str(Path(fake_clock.__file__).parent)
 
@@ -96,14 +97,8 @@ def alarm_at(number: int, *rooms: str) -> Iterator[list[str]]:
         frame.f_trace_opcodes = AT_JUMPS and bool(jumps_back(frame.f_code))
         return in_frame
 
-    before = sys.gettrace()
-    sys.settrace(on_call)
-    try:
+    with Traced(on_call), suppress(Alarm):
         yield places
-    except Alarm:
-        pass
-    finally:
-        sys.settrace(before)
 
 
 SCHEDULING = ("scheduler", "turns", "timers", "actors")

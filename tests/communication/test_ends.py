@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
 import threading
 from pathlib import Path
 from types import CodeType, FrameType
@@ -31,6 +30,7 @@ from pytest_claude_comms.testing import FakeClock
 from pytest_claude_comms.testing.scripted_claude import ScriptedClaude
 from tests.communication.conftest import Ask, url_of
 from tests.communication.kit import MARK, marked, runner_threads, until, write_claude
+from tests.tracing import Traced
 
 # -- a run that has given its result
 
@@ -183,29 +183,25 @@ def test_an_interrupt_at_any_line_ends_the_run_and_the_answer(
     while True:
         with MemoryConversationStore() as store:
             interrupting = Interrupting(*codes, at=at)
-            sys.settrace(interrupting)
             try:
-                reply = ask_module(
-                    store,
-                    "marker",
-                    module,
-                    "q",
-                    wait=False,
-                    command=command,
-                    env={MARK: mark},
-                    grace=0,
-                )
+                with Traced(interrupting):
+                    reply = ask_module(
+                        store,
+                        "marker",
+                        module,
+                        "q",
+                        wait=False,
+                        command=command,
+                        env={MARK: mark},
+                        grace=0,
+                    )
             except KeyboardInterrupt:
-                sys.settrace(None)
                 assert until(lambda: not running() and not runner_threads(), 10), interrupting.where
                 left = [m for m in store.messages() if not m.status.is_terminal]
                 assert left == [], interrupting.where
             else:
-                sys.settrace(None)
                 reply.cancel()
                 break
-            finally:
-                sys.settrace(None)
         at += 1
     assert at > 40, "fewer lines than there are"
 

@@ -25,6 +25,7 @@ from pytest_claude_comms import (
 )
 from pytest_claude_comms.stores.files import FileLock
 from pytest_claude_comms.testing import Fault, Faults, faults_files
+from tests.tracing import Traced
 
 posix = pytest.mark.skipif(
     sys.platform == "win32", reason="what is open cannot be taken away there"
@@ -52,15 +53,14 @@ class Interrupts:
     def __init__(self, at: int) -> None:
         self.came: str | None = None
         self._left = at
-        self._before: Any = None
+        self._traced = Traced(self._call)
 
     def __enter__(self) -> Interrupts:
-        self._before = sys.gettrace()
-        sys.settrace(self._call)
+        self._traced.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        sys.settrace(self._before)
+        self._traced.__exit__(*exc)
 
     def _call(self, frame: FrameType, event: str, arg: object) -> Any:
         folder, name = os.path.split(frame.f_code.co_filename)
@@ -73,7 +73,7 @@ class Interrupts:
             self._left -= not linecache.getline(name, number).lstrip().startswith("with ")
             if not self._left:
                 self.came = f"{os.path.basename(name)}:{number}"
-                sys.settrace(self._before)
+                sys.settrace(None)
                 raise Interrupt(self.came)
         return self._line
 

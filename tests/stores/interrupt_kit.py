@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import FrameType, ModuleType
 from typing import Any
 
+from tests.tracing import Traced
+
 
 def _raise() -> None:
     raise KeyboardInterrupt
@@ -35,13 +37,8 @@ class Interrupt:
     def comes_in(self, call: Callable[[], object], step: int) -> bool:
         """Whether ``call`` has so many steps; before that one this came."""
         self._left = step
-        before = sys.gettrace()
-        sys.settrace(self._trace)
-        try:
-            with suppress(KeyboardInterrupt):
-                call()
-        finally:
-            sys.settrace(before)
+        with Traced(self._trace), suppress(KeyboardInterrupt):
+            call()
         return self._left == 0
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
@@ -67,14 +64,13 @@ class Signal:
     def comes_in(self, call: Callable[[], object], step: int) -> bool:
         """Whether ``call`` enters so many functions; in that one this came."""
         self._left = step
-        before = sys.gettrace()
-        try:
-            sys.settrace(self._trace)
-            call()
-        except KeyboardInterrupt:  # no suppress(): its own functions would be such places
-            pass
-        finally:
-            sys.settrace(before)
+        with Traced(self._trace):
+            try:
+                call()
+            except KeyboardInterrupt:  # no suppress(): its own functions would be such places
+                pass
+            finally:
+                sys.settrace(None)
         return self._left == 0
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:

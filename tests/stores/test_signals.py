@@ -22,6 +22,7 @@ from pytest_claude_comms.stores import core, memory, sqlite_link
 from pytest_claude_comms.stores.files import FileLock
 from pytest_claude_comms.stores.journal import Journal
 from tests.stores.interrupt_kit import Signal
+from tests.tracing import Traced
 
 _TRACED = (str(Path(core.__file__).parent), clock.__file__, threading.__file__)
 _PATIENCE = 60.0
@@ -40,12 +41,8 @@ class Handler:
     def comes_in(self, call: Callable[[], object], line: int) -> bool:
         """Whether ``call`` has so many lines; before that one the handler came."""
         self._left = line
-        before = sys.gettrace()
-        sys.settrace(self._trace)
-        try:
+        with Traced(self._trace):
             call()
-        finally:
-            sys.settrace(before)
         return self._left == 0
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
