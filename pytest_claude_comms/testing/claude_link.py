@@ -21,6 +21,8 @@ class Frame(NamedTuple):
 
 
 GONE: Final = Frame("gone")
+_QUIETLY: Final = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A program that has SIGPIPE's default back would be killed by what a stand-in does not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Link:
         left = memoryview(kind.encode() + len(content).to_bytes(4, "big") + content)
         while left and not self._gone:
             try:
-                left = left[self._sock.send(left) :]
+                left = left[self._sock.send(left, _QUIETLY) :]
             except BlockingIOError:
                 # It may be blocked in telling us something: listen while we wait, or both wait.
                 self._poll.modify(self._sock, select.POLLIN | select.POLLOUT)
@@ -124,7 +126,7 @@ class Link:
     def wake(self) -> None:
         """End the present ``next``, or the one after it. From any thread."""
         with contextlib.suppress(OSError):  # it is full of wakes already, or closed
-            self._waker.send(b"!")
+            self._waker.send(b"!", _QUIETLY)
 
     def cut(self) -> None:
         """Let the stand-in see that nobody is here any more: it exits. From any thread."""

@@ -201,7 +201,6 @@ TARGETS: Final = {
         Target("redaction.py", _REDACTION, ("tests/security/test_redact.py",)),
         Target("redacted_text.py", _REDACTION, ("tests/security/test_redacted_text.py",)),
         Target("secret_forms.py", _SECRETS, ("tests/security/test_redact.py",)),
-        Target("stores/values.py", (*_RECORDS, _SAME), ("tests/records/test_values.py",)),
     )
 }
 

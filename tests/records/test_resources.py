@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from weakref import WeakSet
+
+import pytest
 
 from pytest_claude_comms import resources
 
@@ -40,3 +44,17 @@ def test_it_keeps_nothing_alive() -> None:
     del door
     gc.collect()
     assert key not in resources.left_open()
+
+
+def test_what_another_thread_opens_meanwhile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = Door()
+
+    class Meanwhile(WeakSet[Door]):
+        def __iter__(self) -> Iterator[Door]:
+            for door in super().__iter__():
+                resources.register(second)
+                yield door
+
+    first = Door()
+    monkeypatch.setattr(resources, "_resources", Meanwhile([first]))
+    assert set(resources.left_open()) == {id(first), id(second)}
