@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 
@@ -27,6 +27,9 @@ from .stores.base import ConversationStore
 
 _LAST_BYTES = 16 << 20
 """How much is read of what a run prints after its message has ended: for what it cost."""
+_PIECE_BYTES = 64 << 10
+"""So much is read between two looks at the message. A look may take time: of a store that is slow
+by a fault, fake time, which must not depend on how the pipe happened to cut what came."""
 _LEAST_LINGER_US = SECOND
 """For how long a run that has given its result may always take to exit, as the CLI does in a tenth
 of it: a caller who gives no grace wants no run ended that is about to end."""
@@ -208,8 +211,8 @@ class Answering:
                 chunks = process.take()
                 if chunks:
                     self._answer.show_life()
-                for chunk in chunks:
-                    self._read(chunk)
+                for piece in _in_pieces(chunks):
+                    self._read(piece)
                     # What has piled up may take seconds to read, and a run that prints faster
                     # than that would never be ended.
                     self._answer.flush_if_due()
@@ -285,12 +288,12 @@ class Answering:
 
     # -- what comes
 
-    def _read(self, chunk: bytes) -> None:
+    def _read(self, piece: bytes) -> None:
         if self._has_ended or self._process.overflowed:
-            self._left_to_read -= len(chunk)
+            self._left_to_read -= len(piece)
             if self._left_to_read < 0:
                 return
-        self._take(self._reader.feed_bytes(chunk))
+        self._take(self._reader.feed_bytes(piece))
 
     def _take(self, updates: list[StreamUpdate]) -> None:
         for update in updates:
@@ -345,3 +348,15 @@ class Answering:
             self._process.begin_end("cancelled")
         elif self._answer.is_overdue:
             self._process.begin_end("timeout")
+
+
+def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """What came, in pieces that do not depend on how the pipe happened to cut it."""
+    left = bytearray()
+    for chunk in chunks:
+        left += chunk
+        while len(left) >= _PIECE_BYTES:
+            yield bytes(left[:_PIECE_BYTES])
+            del left[:_PIECE_BYTES]
+    if left:
+        yield bytes(left)

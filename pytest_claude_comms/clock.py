@@ -253,6 +253,7 @@ class _SystemWakeup:
     def wait(
         self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True
     ) -> bool:
+        __tracebackhide__ = True
         spans = [span for span in (timeout_us, beat_us) if span is not None]
         # Beyond threading.TIMEOUT_MAX a lock refuses; a day later the caller just looks again.
         span = max(0, min(*spans, 86_400 * SECOND)) / SECOND if spans else -1

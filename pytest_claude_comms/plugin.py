@@ -17,7 +17,7 @@ import pytest
 
 from .clock import unhandled_hook
 from .options import MARKER, add_options, check_options, settings_of
-from .testing.leaks import Leaks
+from .testing.leaks import Leaks, pollers_under_way
 
 if TYPE_CHECKING:
     from .polling import MessagePoller
@@ -40,7 +40,8 @@ _RECORDED = pytest.StashKey[list[dict[str, str]]]()
 _EXPLORATION = pytest.StashKey["Exploration"]()
 _TAKEN = pytest.StashKey[dict[str, str]]()
 _FAILED = pytest.StashKey[bool]()
-# What it left behind: files of its store, runs of Claude; and what a failed teardown is told with.
+# What it left behind: files of its store, and what ran: runs of Claude, pollers of its store; and
+# what a failed teardown is told with.
 _LEFT = pytest.StashKey[list[str]]()
 _RUNS = pytest.StashKey[list[str]]()
 _BESIDES = pytest.StashKey[list[str]]()
@@ -128,22 +129,25 @@ def claude_comms_store(request: pytest.FixtureRequest) -> Iterator[ConversationS
     if request.config.pluginmanager.has_plugin("tmpdir"):
         base = request.getfixturevalue("tmp_path_factory").getbasetemp()
     folder = new_folder(choice.name, base)
-    store = open_for_test(choice, folder, clock, settings.durability)
+    store = shaped = open_for_test(choice, folder, clock, settings.durability)
     try:
         request.node.stash[_STORE] = shaped = in_shape(store, settings.returns)
         yield shaped
     finally:
+        # Now, since with their store they end too, sooner or later, and with them its last files.
+        running = pollers_under_way(shaped)
+        request.node.stash.setdefault(_RUNS, []).extend(running)
         try:
             store.close()
         finally:
-            _clear(request.node, folder)
+            _clear(request.node, folder, is_used=bool(running))
 
 
-def _clear(item: pytest.Item, folder: Path) -> None:
+def _clear(item: pytest.Item, folder: Path, *, is_used: bool) -> None:
     """Remove a test's store files; those of a failed test stay, to be looked at."""
     from .testing.folders import left_behind, remove
 
-    item.stash[_LEFT] = left_behind(folder)
+    item.stash[_LEFT] = [] if is_used else left_behind(folder)
     if not item.stash.get(_FAILED, False):
         remove(folder)
 
@@ -201,13 +205,16 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
         with clock.watched(False):
             yield clock
     finally:
+        page = None  # to be raised outside, since pytest prints what it was raised in, too
         try:
             clock.close()
         except RuntimeError as error:
-            pytest.fail(str(error), pytrace=False)
+            page = str(error)
         except RunAbandoned as error:
             if not request.node.stash.get(_FAILED, False):  # else a failed test is no surprise
-                pytest.fail(f"left behind by this test:\n  {error}", pytrace=False)
+                page = f"left behind by this test:\n  {error}"
+        if page is not None:
+            pytest.fail(page, pytrace=False)
 
 
 @pytest.fixture
@@ -237,16 +244,22 @@ def claude_comms_claude(request: pytest.FixtureRequest) -> Iterator[ScriptedClau
     from .testing.leaks import runs_under_way
     from .testing.scripted_claude import ScriptedClaude
 
-    # A short path: the system reads 127 bytes of the line that says who runs a script.
-    with (
-        tempfile.TemporaryDirectory(prefix="claude-") as folder,
-        pytest.MonkeyPatch.context() as patch,
-        ScriptedClaude(folder, clock, recordings=_recordings(request)) as claude,
-    ):
-        patch.setenv("PATH", str(claude.folder), prepend=os.pathsep)
-        yield claude
-        # Now, since with its processes the runs of them end too, as if nothing had been left.
-        request.node.stash[_RUNS] = runs_under_way()
+    page = None  # to be raised outside, since pytest prints what it was raised in, too
+    try:
+        # A short path: the system reads 127 bytes of the line that says who runs a script.
+        with (
+            tempfile.TemporaryDirectory(prefix="claude-") as folder,
+            pytest.MonkeyPatch.context() as patch,
+            ScriptedClaude(folder, clock, recordings=_recordings(request)) as claude,
+        ):
+            patch.setenv("PATH", str(claude.folder), prepend=os.pathsep)
+            yield claude
+            # Now, since with its processes the runs of them end too, as if nothing had been left.
+            request.node.stash.setdefault(_RUNS, []).extend(runs_under_way())
+    except AssertionError as error:
+        page = str(error)
+    if page is not None:
+        pytest.fail(page, pytrace=False)
 
 
 def _recordings(request: pytest.FixtureRequest) -> Recordings:

@@ -324,6 +324,7 @@ class _FakeWakeup:
     def wait(
         self, timeout_us: int | None, *, why: Why, beat_us: int | None = None, notified: bool = True
     ) -> bool:
+        __tracebackhide__ = True
         scheduler = self._scheduler
         now_us = scheduler.now_us
         self._waiter = scheduler.me()
@@ -361,13 +362,14 @@ class _FakeHandle:
 
     def join(self, timeout: float | None = None) -> bool:
         """Let time pass until it has ended; False if ``timeout`` seconds pass before."""
+        __tracebackhide__ = True
         us = None if timeout is None else seconds_to_us(timeout, "timeout")
         return self._scheduler.join(
             self._actor, None if us is None else self._scheduler.now_us + us
         )
 
     def is_alive(self) -> bool:
-        return not self._actor.done
+        return self._scheduler.goes_on(self._actor)
 
 
 class _FakeLock:

@@ -129,5 +129,15 @@ def runs_under_way() -> list[str]:
     return [text for resource, text in found if getattr(resource, "is_run", False)]
 
 
+def pollers_under_way(store: object) -> list[str]:
+    """The pollers of this very store that run, each with how to end it."""
+    found = resources.left_open().values()
+    return [
+        text
+        for resource, text in found
+        if getattr(resource, "store", None) is store and not getattr(resource, "is_run", False)
+    ]
+
+
 def _threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("claude-comms")]

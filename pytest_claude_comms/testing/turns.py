@@ -20,6 +20,9 @@ from .actors import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, run_deep
 from .clock_pages import deadlock_page
 from .timers import Timers
 
+_TORN_WAIT = "release unlocked lock"
+"""What CPython's ``threading`` makes of an interrupt of a wait, right after it has let go."""
+
 
 class Turns:
     """Turns and time for the actors of one fake clock. The thread that makes it is the test's."""
@@ -116,10 +119,15 @@ class Turns:
         with self._mutex:
             self._timers.cancel_all(actor)
 
+    def goes_on(self, actor: Actor) -> bool:
+        """Whether it has not ended: who has not begun when the clock stops never will."""
+        return not actor.done and (self._closed is None or actor.begun)
+
     @property
     def others_are_ready(self) -> bool:
         """Whether somebody waits for the turn at this instant."""
-        return any(self._ready)
+        with self._mutex:
+            return any(self._ready) or self._timers.next_due(self.now_us, ORDINARY) is not None
 
     def _enrol(self, actor: Actor) -> None:
         """Put an actor in line for the turn."""
@@ -146,14 +154,19 @@ class Turns:
         thread = threading.Thread(
             target=run_deep, args=(5, self._body, actor), name=actor.name, daemon=True
         )
+        held = None
         try:
             # Without the mutex: here a signal's handler may want to wait. Nothing comes after it.
-            held = self._mutex._release_save()  # type: ignore[attr-defined]
             try:
+                # Unpacked, since after a call a signal is handled before what it returned is kept.
+                (held,) = map(type(self._mutex)._release_save, (self._mutex,))  # type: ignore[attr-defined]
                 thread.start()
             finally:
-                self._mutex._acquire_restore(held)  # type: ignore[attr-defined]
+                if held is not None:
+                    self._mutex._acquire_restore(held)  # type: ignore[attr-defined]
         except (RuntimeError, MemoryError) as error:
+            if str(error) == _TORN_WAIT and error.__context__ is not None:
+                raise error.__context__ from None
             if not actor.claim():
                 raise  # from a signal's handler: it has begun
             # The system has no thread for it.

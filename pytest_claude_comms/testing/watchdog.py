@@ -76,6 +76,7 @@ class Watchdog:
                 signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        __tracebackhide__ = True
         page, self._page = self._page, None
         # Meanwhile the test may have come back by itself.
         if page is not None and self.armed and page[0] == self._scheduler.turns:

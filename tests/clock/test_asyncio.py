@@ -193,11 +193,21 @@ def test_a_stuck_page_says_what_each_task_waits_for() -> None:
     assert f": main at {here('stuck')}, for Event.wait\n" in str(caught.value)
 
 
-def test_a_busy_loop_lets_others_have_their_turn(clock: FakeClock) -> None:
+@pytest.mark.parametrize("how", ["ready", "due", "asleep"])
+def test_a_busy_loop_lets_others_have_their_turn(clock: FakeClock, how: str) -> None:
     seen: list[str] = []
 
+    def sleeper() -> None:
+        clock.sleep(0)
+        seen.append("other")
+
     async def main() -> None:
-        clock.spawn(seen.append, "other")
+        if how == "ready":
+            clock.spawn(seen.append, "other")
+        elif how == "due":
+            clock.after(0, seen.append, "other")
+        else:
+            clock.spawn(sleeper)
         while not seen:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -473,3 +483,52 @@ def test_a_sleep_for_ever_is_a_deadlock_at_once(clock: FakeClock) -> None:
 def test_a_sleep_of_years_is_one_jump(clock: FakeClock) -> None:
     asyncio.run(asyncio.sleep(1e9))
     assert (clock.elapsed, clock.jumps) == (1e9, 1)
+
+
+@pytest.mark.parametrize("began", [0, 0.1, 1e6, 6.3e8, 5e10])
+def test_a_sleep_of_no_whole_microseconds_ends(began: float) -> None:
+    """Where a float is coarser than the clock, at the next instant that it has."""
+
+    async def main(clock: FakeClock) -> None:
+        for span in (1 / 3, 2 / 3, 1 / 7, 1e-7, 4.77e-7, 5e-7, 1.5e-6, 0.1 + 0.2):
+            before_us = clock.monotonic_us()
+            await asyncio.wait_for(asyncio.sleep(span), 10)
+            late_us = clock.monotonic_us() - before_us - span * 1e6
+            assert abs(late_us) <= max(1, 1e6 * math.ulp(began))
+
+    with FakeClock(watchdog=5) as clock:
+        clock.install(freeze=False)
+        clock.advance(began)
+        clock.after(1e9, str)  # so that the watchdog ends what goes on for ever
+        asyncio.run(main(clock))
+
+
+def test_a_loop_rounds_as_the_clock_does(clock: FakeClock) -> None:
+    clock.after(1e9, str)
+    asyncio.run(asyncio.sleep(1 / 3))
+    assert clock.monotonic_us() == 333_333
+    clock.sleep(2 / 3)
+    asyncio.run(asyncio.sleep(2 / 3))
+    assert clock.monotonic_us() == 333_333 + 2 * 666_667
+
+
+def test_a_busy_loop_lets_who_looks_at_a_store_have_their_turn(
+    clock: FakeClock, store: MemoryConversationStore
+) -> None:
+    message = store.add_message("t", "a", status="pending")
+    seen: list[object] = []
+    poller = MessagePoller(store)
+    poller.track(message, on_complete=seen.append)
+
+    async def main() -> None:
+        with poller:
+            await asyncio.sleep(1)  # it waits by now
+            store.update_message(message, status="complete")
+            for _ in range(100_000):  # for ever, should it be seen by nobody
+                if seen:
+                    break
+                await asyncio.sleep(0)
+            assert seen
+
+    asyncio.run(main())
+    assert clock.elapsed == 1

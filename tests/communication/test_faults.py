@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pytest_claude_comms import ConversationStore
+from pytest_claude_comms.claude import pipes
 from pytest_claude_comms.claude.updates import StreamUpdate
 from pytest_claude_comms.testing import FakeClock, Faults, ScriptedClaude
 from tests.communication.conftest import Ask
@@ -54,3 +55,21 @@ def test_who_looks_on_takes_his_time(clock: FakeClock, claude: ScriptedClaude, a
     claude.replies("abc", after=1, chunks=3, every=1)
     assert ask(on_update=look).answer.content == "abc"
     assert clock.elapsed == 1 + 3 * 2.5
+
+
+def test_how_the_pipe_cuts_what_comes_is_nothing_to_a_slow_store(
+    store: ConversationStore, clock: FakeClock, claude: ScriptedClaude, faults: Faults, ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each look at the store takes time, and of what came at one instant there are as many."""
+    faults.slow(store, by=0.7)
+    took = []
+    for most in (1000, 7000, 65_536):
+        monkeypatch.setattr(pipes, "_CHUNK", most)
+        claude.replies("x" * 30_000, after=1, chunks=3, every=1)
+        began = clock.monotonic_us()
+        reply = ask()
+        times = [event.at for event in store.changes(message=reply.answer)]
+        assert reply.answer.content == "x" * 30_000
+        took.append((clock.monotonic_us() - began, [at - times[0] for at in times]))
+    assert took[0] == took[1] == took[2]

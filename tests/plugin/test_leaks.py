@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from tests.plugin.conftest import Run
 
 
@@ -54,6 +56,35 @@ def test_a_started_poller(run: Run) -> None:
     )
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*a poller of memory: is still running*"])
+
+
+@pytest.mark.parametrize("clock", ["", ", clock"])
+def test_a_started_poller_of_the_test_s_own_store(run: Run, clock: str) -> None:
+    """It ends with the store, at some time: whether it has by now must not decide."""
+    result = run(
+        f"""
+        import pytest
+        from pytest_claude_comms import MessagePoller
+        kept = []
+
+        @pytest.mark.parametrize("number", range(20))
+        def test_leaks(store, number{clock}):
+            kept.append(MessagePoller(store))
+            kept[-1].start()
+
+        def test_fails(store{clock}):
+            kept.append(MessagePoller(store))
+            kept[-1].start()
+            assert not store
+
+        def test_next(store{clock}):
+            with MessagePoller(store):
+                pass
+        """
+    )
+    result.assert_outcomes(passed=42, errors=40, failed=2)
+    result.stdout.fnmatch_lines(["*a poller of sqlite:* is still running: use it in a with*"])
+    result.stdout.no_fnmatch_line("*this should be gone*")
 
 
 def test_a_callback_that_never_returns(run: Run) -> None:

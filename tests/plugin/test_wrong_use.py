@@ -304,3 +304,71 @@ def test_a_late_wide_fixture_hides_no_leak(run: Run) -> None:
 
 def test_without_tmpdir(run: Run) -> None:
     run("def test_it(store): store.create_thread()", "-p", "no:tmpdir").assert_outcomes(passed=2)
+
+
+def check_nothing_inside(result: pytest.RunResult) -> None:
+    """A hidden frame's place is not printed, and neither is what an error was raised in."""
+    for room in ("fake_clock", "scheduler", "watchdog", "clock", "scripted_claude", "plugin"):
+        result.stdout.no_fnmatch_line(f"*/{room}.py:*: *Error")
+        result.stdout.no_fnmatch_line(f"*/{room}.py:*: ClockDeadlock")
+    result.stdout.no_fnmatch_line("During handling*")
+
+
+def test_a_page_has_no_line_of_ours_before_it(run: Run) -> None:
+    result = run(
+        """
+        from pytest_claude_comms import ask_module
+
+        def test_nobody_ends_it(store, poller, clock):
+            poller.wait("nobody")
+
+        def test_nothing_is_scripted(store, claude, clock, tmp_path):
+            ask_module(store, "marker", tmp_path, "Which fields?")
+        """,
+        "--claude-comms-stores=memory",
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_nothing_is_scripted*",
+            "claude (scripted): nothing is scripted for this call",
+            "  asked     'Which fields?' in *",
+            '>       poller.wait("nobody")',
+            "E*ClockDeadlock: at +0 s on the fake clock all wait and nothing is due:",
+        ]
+    )
+    check_nothing_inside(result)
+
+
+def test_a_stuck_clocks_page_has_no_line_of_ours_before_it(run: Run) -> None:
+    result = run(
+        """
+        import threading
+        from pytest_claude_comms import MessagePoller, open_store
+
+        def test_stuck(clock):
+            def waits():
+                condition = threading.Condition()
+                with condition:
+                    condition.wait()
+
+            clock.spawn(waits).join()
+
+        def test_on_no_clock(clock):
+            clock.at(1, print)
+            with open_store("memory:") as real:
+                real.add_message(real.create_thread(), "marker", status="pending", message_id="m")
+                MessagePoller(real).wait("m")
+        """,
+        "--claude-comms-watchdog=0.5",
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_stuck*",
+            "*.waits: still running after the test's clock was closed",
+            ">       clock.spawn(waits).join()",
+            "E*ClockDeadlock: *.waits has not come back to the fake clock for 0.5 real seconds:",
+            '>*MessagePoller(real).wait("m")',
+            "E*ClockDeadlock: the test has not come back to the fake clock for 0.5 real seconds:",
+        ]
+    )
+    check_nothing_inside(result)
