@@ -439,7 +439,7 @@ class TinyDBConversationStore(KeepingStore):
                 try:
                     view.stamp = self._write_file(view.image, view.place.mark)
                 except OSError as error:
-                    if stamp_of(os.stat(self._path)) == view.stamp:
+                    if self._is_still(view.stamp):
                         raise
                     raise StoreError(  # the new file is there, but a power cut may undo that
                         f"{self._path}: {error.strerror or error}; the change may have been made",
@@ -448,6 +448,14 @@ class TinyDBConversationStore(KeepingStore):
             self._view = view
             with suppress(*_NOT_NOW):  # what the new file holds is only skipped in it
                 view.place = self._journal.start(self._store_id, view.place.mark)
+
+    def _is_still(self, stamp: Stamp) -> bool:
+        try:
+            return stamp_of(os.stat(self._path)) == stamp
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError:  # nobody can tell what is there
+            return False
 
     def _bytes(self) -> int:
         sizes = 0

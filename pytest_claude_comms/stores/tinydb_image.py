@@ -36,6 +36,9 @@ OURS = ("threads", "messages", "changes", META)
 """The store's tables; all others are the user's."""
 
 _CHECKSUMS = 2**32
+_DEEPEST_DOCUMENT = 500
+"""Of the user's in a journal. Nobody writes one so deep now, but journals have them from before
+that was so, and a JSON file with them can be read."""
 
 Documents: TypeAlias = dict[str, dict[str, Any]]
 
@@ -316,7 +319,7 @@ def check_table_op(op: Op) -> None:
         raise TypeError(f"the change to the table {name!r} is none")
     _count(op["last"], f"the last id of {name!r}")
     for doc_id, text in documents.items():
-        if not text.isascii() or values.is_too_deep(text):
+        if not text.isascii() or values.is_too_deep(text, _DEEPEST_DOCUMENT):
             raise ValueError(f"document {doc_id} of table {name!r} is no JSON of a store's")
         json.loads(text)
 

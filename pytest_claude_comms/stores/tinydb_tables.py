@@ -35,6 +35,8 @@ _INSTEAD = {
     META: "no method: it is how the store knows its file",
 }
 
+_LEAST_TOO_LONG = 10**values.MOST_DIGITS
+
 Fields = Mapping[str, Any] | Callable[[MutableMapping[str, Any]], None]
 
 
@@ -72,6 +74,12 @@ class Draft:
                     "that: store what is deeper as a str, by json.dumps(), or in documents of "
                     "their own; nothing of this write was done"
                 ) from None
+            if old.get(doc_id) != text and values.has_long_int(text):
+                raise ValueError(
+                    f"document {doc_id} of table {name!r} has an int of more than "
+                    f"{values.MOST_DIGITS} digits, which is too long for some Python to read: "
+                    "store it as a str; nothing of this write was done"
+                )
             after[doc_id] = text
         self._after[name] = after
         self._last_ids[name] = self._last_id(name)
@@ -86,9 +94,15 @@ class Draft:
         return self._last_ids[name]
 
     def take_id(self, name: str, doc_id: int) -> None:
-        """Give no id up to this one to another document. Raises TypeError for what is no int."""
+        """Give no id up to this one to another document. Raises TypeError for what is no int,
+        ValueError for one that not every reader of the journal could read."""
         if isinstance(doc_id, bool) or not isinstance(doc_id, int):
             raise TypeError(f"a document's doc_id must be an int, not {doc_id!r}")
+        if not -_LEAST_TOO_LONG < doc_id < _LEAST_TOO_LONG:
+            raise ValueError(
+                f"a document's doc_id may have up to {values.MOST_DIGITS} digits, and this one has "
+                f"{doc_id.bit_length():,} bits"
+            )
         self._last_ids[name] = max(self._last_id(name), doc_id)
 
     def restart_ids(self, name: str) -> None:

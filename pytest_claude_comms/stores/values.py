@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ MOST_DIGITS = 640
 """Of an int: what every Python can read, however its ``sys.set_int_max_str_digits`` is set."""
 
 _LEAST_TOO_LONG = 10**MOST_DIGITS
+_LONG_DIGITS = re.compile(f"[0-9]{{{MOST_DIGITS + 1}}}")
 
 
 def text(value: object, what: object) -> str:
@@ -214,16 +216,32 @@ def _json_int(value: int, path: _Path) -> int:
     return plain
 
 
-def is_too_deep(json_text: str) -> bool:
-    """Whether the JSON of an object is nested deeper than metadata may be, so that not every
-    caller in every Python could read it. May raise RecursionError, where even this one cannot."""
-    if json_text.count("[") + json_text.count("{") <= DEEPEST_METADATA:
+def is_too_deep(json_text: str, deepest: int = DEEPEST_METADATA) -> bool:
+    """Whether the JSON of an object is nested deeper than that (as metadata may be), so that not
+    every caller in every Python could read it. May raise RecursionError, where even this one
+    cannot."""
+    if json_text.count("[") + json_text.count("{") <= deepest:
         return False
     level = [json.loads(json_text)]
-    for _ in range(DEEPEST_METADATA):
+    for _ in range(deepest):
         items = (each.values() if isinstance(each, dict) else each for each in level)
         level = [item for each in items for item in each if isinstance(item, (dict, list))]
     return bool(level)
+
+
+def has_long_int(json_text: str) -> bool:
+    """Whether there is an int in it that not every Python could read."""
+    if _LONG_DIGITS.search(json_text) is None:
+        return False
+    found = []
+
+    def look(digits: str) -> int:
+        if len(digits.lstrip("-")) > MOST_DIGITS:
+            found.append(digits)
+        return 0
+
+    json.loads(json_text, parse_int=look)
+    return bool(found)
 
 
 def dump(value: object) -> str:

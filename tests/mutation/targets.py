@@ -158,7 +158,11 @@ TARGETS: Final = {
         Target("stores/tinydb_rows.py", _TINYDB, (_SMALL, _SAME)),
         Target("stores/tinydb.py", _TINYDB, (_SMALL, _SAME)),
         Target("stores/tinydb_tables.py", _TINYDB, ("tests/stores/test_tinydb_tables.py",)),
-        Target("stores/tinydb_check.py", (*_CHECKING, *_READING, *_KEEPING), _CHECKING),
+        Target(
+            "stores/tinydb_check.py",
+            (*_CHECKING, "tests/stores/test_tinydb_files.py", *_READING, *_KEEPING),
+            _CHECKING,
+        ),
         Target("stores/tinydb_reading.py", (*_READING, *_KEEPING), _READING),
         Target("stores/hub.py", (_SMALL, "tests/polling/test_poller.py", *_FILE), (_SMALL,)),
         Target("stores/values.py", (*_RECORDS, _SMALL, _SAME), ("tests/records/test_values.py",)),

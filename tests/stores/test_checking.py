@@ -596,8 +596,10 @@ def test_a_flipped_bit_anywhere_in_the_journal(tinydb_file: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 4
         journal.write_bytes(damaged)
-        found = kinds(check_store(f"tinydb:///{tinydb_file}"))
-        assert "journal" in found, place
+        findings = check_store(f"tinydb:///{tinydb_file}").findings
+        things = {each.thing for each in findings if each.kind == "journal"}
+        assert str(journal) in things, place
+        assert not any("None" in each.reason for each in findings), place
 
 
 @pytest.mark.parametrize(
@@ -700,7 +702,9 @@ def test_a_file_that_says_wrong_up_to_where_it_goes(
     if not has_journal:
         journal_of(path).unlink()
     found = kinds(check_store(f"tinydb:///{path}"))
-    assert any("says that it goes up to change" in line for line in found["document"])
+    mark = content["claude_comms"]["1"]
+    said = f"says that it goes up to change {mark['seq']} with checksum {mark['link']}"
+    assert any(said in line for line in found["document"])
 
 
 def test_a_file_without_a_journal_is_explained(tinydb_file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
@@ -421,6 +422,45 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             store.compact(keep=0)
             assert store.add_message("t", "a").revision == last + 1
         assert check_store(url).findings == ()
+        if not broken.has_failed:
+            break
+    else:
+        pytest.fail("there are more calls")
+    assert outcomes == {"not done", "unknown", "done"}
+
+
+def test_a_store_that_is_deleted_meanwhile_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(f"tinydb:///{tmp_path}/store", durability="process") as store:
+        fill(store, turns=1)
+
+        def fail(*_: object) -> None:
+            (tmp_path / "store").unlink()
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(store, "_write_file", fail)
+        with pytest.raises(HistoryGone, match="store was deleted"):
+            store.compact(keep=0)
+
+
+def test_a_disk_that_fails_for_good_is_not_said_to_be_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even asked what is there, it tells nothing."""
+    outcomes = set()
+    for k in range(1, 60):
+        with open_store(f"tinydb:///{tmp_path}/{k}.json", durability="power") as store:
+            fill(store, turns=1)
+            before, outcome = everything(store), "done"
+            broken = FailingOS(k, forever=True, calls=(*FailingOS.CALLS, "stat"))
+            with disk(monkeypatch, broken):
+                try:
+                    store.compact(keep=0)
+                except StoreError as error:
+                    outcome = error.outcome
+            outcomes.add(outcome)
+            assert outcome == "unknown" or (everything(store) == before) == (outcome == "not done")
         if not broken.has_failed:
             break
     else:

@@ -420,6 +420,7 @@ def test_what_looks_like_a_stores_table_but_says_nothing_is_the_users(
 
 
 _DEEP = '{"a":' * 101 + "1" + "}" * 101
+_TOO_DEEP = '{"a":' * 501 + "1" + "}" * 501
 _DEEPER = '{"a":' * 100_000
 _THREAD = {"thread_id": "u", "title": "", "modules": [], "metadata": "{}", "created_us": 1}
 _MESSAGE = {
@@ -457,7 +458,7 @@ _CHANGE = {
         (_table(set={"1": 5}), "AttributeError(\"'int' object has no attribute 'isascii'\")"),
         (_table(set={"1": "}x"}), "JSONDecodeError('Expecting value: line 1 column 1 (char 0)')"),
         (_table(set={"1": '"ä"'}), "ValueError(\"document 1 of table 'mine' is no JSON of a s"),
-        (_table(set={"1": _DEEP}), "ValueError(\"document 1 of table 'mine' is no JSON of a sto"),
+        (_table(set={"1": _TOO_DEEP}), "ValueError(\"document 1 of table 'mine' is no JSON of"),
         (_table(set={"1": "[" * 100_000}), "RecursionError("),
         ({"thread": {**_THREAD, "thread_id": "t"}}, "ValueError(\"thread 't' was there already\")"),
         ({"thread": {**_THREAD, "title": 5}}, "TypeError('title must be a str, not 5')"),
@@ -479,6 +480,8 @@ _CHANGE = {
         ({"message": {**_MESSAGE, "expires_us": 10**30}}, "ValueError('expires_us is 1000"),
         ({"message": {**_MESSAGE, "updated_us": 1.5}}, "TypeError('updated_us is 1.5, no whole"),
         ({"change": {**_CHANGE, "revision": 2.0}}, "TypeError('revision is 2.0, no whole numb"),
+        ({"change": {**_CHANGE, "revision": 2, "append": 5}}, "TypeError('append must be a str,"),
+        ({"change": {**_CHANGE, "revision": 2, "content": 5}}, "TypeError('content must be a st"),
         ({"change": {**_CHANGE, "revision": 2, "error": 5}}, "TypeError('error must be a str, n"),
         ({}, "KeyError('table')"),
     ],
@@ -494,8 +497,13 @@ def test_a_journal_that_does_not_fit_says_why(
     assert found is not None
     book.append(found.place, [op])
     before = taken(path)
-    report = check_store(store.url)
-    assert [finding.kind for finding in report.findings].count("journal") == 1
+    (finding,) = (each for each in check_store(store.url).findings if each.kind == "journal")
+    what, _, why = finding.reason.partition(" (")
+    assert (finding.thing, what) in [
+        ("change 3", "it does not fit what was before"),
+        (book.path, "no store can open it: its changes do not fit together"),
+    ]
+    assert why.startswith(reason)
     for look in (store.messages, store.messages, opened, store.checkpoint):
         with pytest.raises(StoreCorrupt) as caught:
             look()

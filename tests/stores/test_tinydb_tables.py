@@ -15,7 +15,8 @@ from pytest_claude_comms.errors import (
     StoreCorrupt,
     StoreError,
 )
-from pytest_claude_comms.stores import tinydb, tinydb_image, tinydb_rows, tinydb_tables
+from pytest_claude_comms.stores import tinydb, tinydb_image, tinydb_rows, tinydb_tables, values
+from pytest_claude_comms.stores.checking import check_store
 from tests.stores.interrupt_kit import Interrupt
 from tests.stores.tinydb_kit import Open, Ticking, contents, opening, play
 
@@ -372,6 +373,43 @@ def test_a_deep_document_of_somebody_else_stays_as_it_is(opened: Open, path: Pat
         mine.update({"m": 3})
     store.checkpoint()
     assert opened().db.table("mine").all() == [deep, {"n": 2, "m": 3}]
+
+
+@pytest.mark.parametrize("depth", [101, 150, 500])
+def test_a_deep_document_in_a_journal_from_before_that_was_refused_is_read(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    store = opened()
+    store.create_thread(thread_id="t")
+    with monkeypatch.context() as patch:
+        patch.setattr(values, "is_too_deep", lambda _: False)
+        store.db.table("mine").insert(nested(depth))
+    store.create_thread(thread_id="u")
+    assert not check_store(store.url).findings
+    other = opened()
+    assert [thread.thread_id for thread in other.threads()] == ["t", "u"]
+    other.checkpoint()
+    assert opened().db.table("mine").all() == [nested(depth)]
+    assert not check_store(store.url).findings
+
+
+@pytest.mark.parametrize("number", [10**640, -(10**640)], ids=["long", "below"])
+def test_an_int_that_not_every_python_could_read_is_refused(opened: Open, number: int) -> None:
+    """Its line of the journal would be no JSON to some, which is what a killed writer leaves."""
+    store = opened()
+    mine = store.db.table("mine")
+    longest = number - 1 if number > 0 else number + 1
+    mine.insert_multiple([{"n": longest, "text": "1" * 700}, Document({}, doc_id=abs(longest))])
+    before = mine.all()
+    for document in ({"n": number}, {"k": [{}, {"n": number}]}):
+        with pytest.raises(ValueError, match=r"^document \d+ of table 'mine' has an int of more "):
+            mine.update(document, doc_ids=[1])
+    for document in ({}, Document({}, doc_id=number)):
+        with pytest.raises(ValueError, match="^a document's doc_id may have up to 640 digits"):
+            mine.insert(document)
+    assert mine.all() == before
+    store.checkpoint()
+    assert opened().db.table("mine").all() == before
 
 
 @pytest.mark.parametrize("doc_id", [True, 2.5, "7", None])
