@@ -140,7 +140,10 @@ class StoreClosed(_Final):
     """The store object was closed and is used again."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(f"the store {url} is closed; open it again with open_store({url!r})")
+        way_out = f"open it again with open_store({url!r})"
+        if url == "memory:":  # to open one is to make one
+            way_out = "what it held ended with it: close it when all is done"
+        super().__init__(f"the store {url} is closed; {way_out}")
         self.url = url
 
 

@@ -14,6 +14,7 @@ from .clock import SECOND, Signal, seconds_to_us
 from .dispatch import Callback, Callbacks
 from .errors import ClockDeadlock, StoreError
 from .following import Follower, OwnThread
+from .records import Message
 from .status import MessageStatus
 from .stores import values
 from .stores.base import MessageLike
@@ -22,7 +23,6 @@ from .wait_page import PollerState, awaited, wait_timeout
 from .waiting import Park, Patience, Running, Steps, drive, drive_async
 
 if TYPE_CHECKING:
-    from .records import Message
     from .stores.base import ConversationStore
 
 _EXIT_PATIENCE = 30.0
@@ -233,7 +233,7 @@ class MessagePoller:
     def _beginning(
         self, messages: Iterable[MessageLike], timeout: float | None
     ) -> Steps[tuple[list[StatusTracker], Patience]]:
-        if isinstance(messages, (str, Mapping)):
+        if isinstance(messages, (str, Mapping, Message)):
             raise TypeError(f"expected several messages, not one: {messages!r}")
         ids = [values.message_id_of(message) for message in messages]
         patience = Patience.starting(self.clock, timeout)

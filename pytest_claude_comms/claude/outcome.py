@@ -391,11 +391,14 @@ def _warnings(
         warnings.append(_too_long(seen))
     if seen.unreadable:
         warnings.append(
-            f"{seen.unreadable} lines of stdout are no JSON object, "
-            f"the first is {seen.first_unreadable!r}"
+            f"{_lines(seen.unreadable)} no JSON object, the first is {seen.first_unreadable!r}"
         )
     if seen.cut_off:
         warnings.append("the output ended in the middle of a line, which was dropped")
     if seen.undecodable:
-        warnings.append(f"{seen.undecodable} lines of stdout are not UTF-8; U+FFFD stands for it")
+        warnings.append(f"{_lines(seen.undecodable)} not UTF-8; U+FFFD stands for it")
     return warnings
+
+
+def _lines(count: int) -> str:
+    return "1 line of stdout is" if count == 1 else f"{count} lines of stdout are"

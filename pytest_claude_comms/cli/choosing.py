@@ -192,10 +192,13 @@ def _as_url(
                 f"sqlite:///{named} or tinydb:///{named}",
             ) from None
     except OSError as error:
-        raise CommandError(exits.STORE, exits.words(error)) from error
+        why = _is_directory(path) if os.path.isdir(path) else exits.words(error)
+        raise CommandError(exits.STORE, why) from error
     if kind is None:
         raise CommandError(
-            exits.STORE, f"{path} is no conversation store; if it was one, {_what_ails(path)}"
+            exits.STORE,
+            f"{path} is no conversation store; if it was one, name it by its URL: "
+            f"{_what_ails(path)}",
         )
     return f"{kind}:///{path}"
 
@@ -354,6 +357,10 @@ def _check_regular(url: str) -> None:
         raise CommandError(exits.STORE, f"{path}: it is no regular file")
 
 
+def _is_directory(path: str) -> str:
+    return f"{path} is a directory, not a conversation store: name the file of a store in it"
+
+
 def _what_ails(path: str) -> str:
     """The command that says what is wrong with a file that no longer looks like a store."""
     from shlex import quote
@@ -374,7 +381,7 @@ def _check_there(url: str, said: str, missing: str) -> None:
     except OSError as error:
         raise CommandError(exits.STORE, exits.words(error)) from error
     if os.path.isdir(path):
-        raise CommandError(exits.STORE, f"{path} is a directory, not a conversation store")
+        raise CommandError(exits.STORE, _is_directory(path))
     # A SQLite store that is being created may be all in its log.
     if not size and not (url.startswith("sqlite:") and _has_bytes(f"{path}-wal")):
         raise CommandError(exits.STORE, f"{path} is empty: it is no conversation store")

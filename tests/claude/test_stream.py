@@ -723,6 +723,10 @@ class TestLines:
             f"2 lines of stdout are no JSON object, the first is {'x' * 120 + '…'!r}"
         )
 
+    def test_a_single_unreadable_line_is_one(self) -> None:
+        (warning,) = read_stream(["x", GOOD]).warnings
+        assert warning == "1 line of stdout is no JSON object, the first is 'x'"
+
     def test_numbers_that_nothing_can_hold(self) -> None:
         numbers = f'"total_cost_usd": NaN, "num_turns": {"9" * 5000}, "duration_ms": 1e999'
         result = GOOD.replace('"result": "fine"', f'"result": "fine", {numbers}')

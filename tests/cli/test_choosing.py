@@ -495,7 +495,8 @@ def test_what_is_no_store_can_be_checked_all_the_same(
         result = run(command, "--store", name)
         assert (result.code, result.out) == (6, "")
         assert f"{folder / name} is no conversation store" in result.err
-        assert f"'claude-comms check --store {url}' says what is damaged" in result.err
+        way_out = f"name it by its URL: 'claude-comms check --store {url}' says what is damaged"
+        assert way_out in result.err
     checked = run("check", "--store", url.strip("'"))
     assert checked.code == 6
     assert "what to do: " in checked.out
@@ -515,6 +516,16 @@ def test_a_table_that_nests_too_deep_is_no_fault_of_ours(run: Run, depth: int) -
     assert found.code == 6
     if depth > 10_000:  # Python 3.13 reads what is less deep, and finds that it is cut off
         assert "nested too deep" in found.err
+
+
+@pytest.mark.parametrize("name", ["folder", "folder.db", "sqlite:///folder", "tinydb:///folder.db"])
+def test_a_directory_is_said_to_be_one_with_a_way_out(run: Run, folder: Path, name: str) -> None:
+    path = folder / name.rpartition("/")[2]
+    path.mkdir()
+    result = run("threads", "--store", name)
+    assert (result.code, result.out) == (6, "")
+    way_out = "is a directory, not a conversation store: name the file of a store in it"
+    assert f"{path} {way_out}" in result.err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")

@@ -198,7 +198,7 @@ def test_what_a_waiter_saw_is_not_raised_again(store: Flaky, clock: FakeClock) -
 def test_a_store_that_is_closed_under_a_waiting_poller(store: Flaky, clock: FakeClock) -> None:
     poller = MessagePoller(store)
     clock.at(3, store.close)
-    with pytest.raises(StoreClosed, match="^the store memory: is closed; open it again with"):
+    with pytest.raises(StoreClosed, match="^the store memory: is closed; what it held ended"):
         poller.wait("m", timeout=5)
     with pytest.raises(StoreClosed):
         poller.poll_once()

@@ -271,8 +271,12 @@ def test_wait_any_returns_the_first_by_revision(
         poller.wait_any(["b"], timeout=1)
 
 
-@pytest.mark.parametrize("one", ["m", {"message_id": "m"}])
-def test_one_message_for_several_is_refused(poller: MessagePoller, one: Any) -> None:
+@pytest.mark.parametrize("one", ["m", {"message_id": "m"}, None])
+def test_one_message_for_several_is_refused(
+    store: MemoryConversationStore, poller: MessagePoller, one: Any
+) -> None:
+    if one is None:
+        one = store.add_message(store.create_thread(), "marker", message_id="m")
     for wait in (poller.wait_all, poller.wait_any):
         with pytest.raises(TypeError, match="^expected several messages, not one: ") as caught:
             wait(one)

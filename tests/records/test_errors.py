@@ -79,8 +79,13 @@ def examples() -> list[tuple[ClaudeCommsError, str, dict[str, object]]]:
             {"path": "/a.db", "waited": 5.04321},
         ),
         (
+            StoreClosed("sqlite:////a.db"),
+            "the store sqlite:////a.db is closed; open it again with open_store('sqlite:////a.db')",
+            {"url": "sqlite:////a.db"},
+        ),
+        (
             StoreClosed("memory:"),
-            "the store memory: is closed; open it again with open_store('memory:')",
+            "the store memory: is closed; what it held ended with it: close it when all is done",
             {"url": "memory:"},
         ),
         (

@@ -449,7 +449,7 @@ def test_a_closed_store_says_so(store: MemoryConversationStore) -> None:
         lambda: store.add_message("t", "x"),
     ]
     for call in calls:
-        with pytest.raises(StoreClosed, match="^the store memory: is closed; open it again with"):
+        with pytest.raises(StoreClosed, match="^the store memory: is closed; what it held ended"):
             call()
 
 

@@ -40,7 +40,14 @@ def equal(found: object, expected: object, what: str) -> None:
     """``found == expected``. Of records and sequences the first difference is shown."""
     if found != expected:
         where, found, expected = _difference(found, expected)
-        raise Mismatch(f"{what}{where and f', at {where}'}", shown(expected), shown(found))
+        texts = shown(expected), shown(found)
+        if type(found) is not type(expected) and _are_sequences(found, expected):
+            # Of long ones the brackets alone would tell, which nobody sees.
+            texts = (
+                f"a {type(expected).__name__}, {texts[0]}",
+                f"a {type(found).__name__}, {texts[1]}",
+            )
+        raise Mismatch(f"{what}{where and f', at {where}'}", *texts)
 
 
 def _difference(found: Any, expected: Any, where: str = "") -> tuple[str, object, object]:
@@ -59,9 +66,13 @@ def _parts(found: Any, expected: Any) -> Iterator[tuple[str, object, object]]:
     elif isinstance(found, dict) and isinstance(expected, dict):
         for key in found if found.keys() == expected.keys() else ():
             yield f"[{key!r:.40}]", found[key], expected[key]
-    elif isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple)):
+    elif _are_sequences(found, expected):
         for place, one in enumerate(found if len(found) == len(expected) else ()):
             yield f"[{place}]", one, expected[place]
+
+
+def _are_sequences(found: object, expected: object) -> bool:
+    return isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple))
 
 
 def same_json(found: object, expected: object, what: str) -> None:

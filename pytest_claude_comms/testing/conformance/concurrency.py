@@ -33,6 +33,17 @@ def _raise_first(answers: list[object]) -> None:
             raise answer
 
 
+def _told(answer: object) -> str:
+    """An answer in few words: what it is, of an error also what it says."""
+    said = f": {answer}" if isinstance(answer, Exception) else ""
+    return f"{type(answer).__name__}{said}"
+
+
+def _lost(answer: object, what: str) -> None:
+    holds = type(answer) is InvalidTransition
+    true(holds, what, expected=InvalidTransition.__name__, found=_told(answer))
+
+
 @contract(1, "multi_thread")
 def threads_lose_nothing(bench: Bench) -> None:
     """What several threads write at once is all there, each once."""
@@ -118,7 +129,7 @@ def one_thread_ends_a_message(bench: Bench) -> None:
         equal([each.status for each in winners], [stands], "who won")
         for answer in answers:
             if answer not in winners:
-                equal(type(answer), InvalidTransition, "the answer to who lost")
+                _lost(answer, "the answer to who lost")
                 equal(getattr(answer, "status", None), stands, "the status that it names")
 
 
@@ -156,7 +167,12 @@ def one_thread_gets_an_id(bench: Bench) -> None:
         add = partial(store.add_message, thread, "a", message_id=name)
         answers = bench.together(*[add] * 4)
         kinds = sorted(type(answer).__name__ for answer in answers)
-        equal(kinds, [*[AlreadyExists.__name__] * 3, Message.__name__], "four answers")
+        true(
+            kinds == [*[AlreadyExists.__name__] * 3, Message.__name__],
+            "four answers",
+            expected="1 Message, 3 AlreadyExists",
+            found=sorted(_told(answer) for answer in answers),
+        )
     equal(len(store.messages()), 5, "messages")
 
 
@@ -311,5 +327,5 @@ def a_deadline_and_a_writer_race(bench: Bench) -> None:
         won += expired if isinstance(expired, list) else []
         equal(won, [stands], "who ended it, by what update_message and expire() returned")
         if written not in won:
-            equal(type(written), InvalidTransition, "the answer to the writer who lost")
+            _lost(written, "the answer to the writer who lost")
             equal(getattr(written, "status", None), "timeout", "the status that it names")

@@ -214,18 +214,35 @@ def what_is_refused_is_no_change(bench: Bench) -> None:
     store = bench.store
     message = bench.add("x", status="complete")
     before = store.changes()
-    calls: list[tuple[Any, type[Exception]]] = [
-        (partial(store.update_message, message, status="failed"), InvalidTransition),
-        (partial(store.update_message, "nobody", append="x"), MessageNotFound),
-        (partial(store.add_message, "nobody", "a"), ThreadNotFound),
-        (partial(bench.add, "\ud800"), ValueError),
-        (partial(bench.add, metadata={"k": {1}}), TypeError),
-        (partial(bench.add, status="done"), ValueError),
+    calls: list[tuple[str, Any, type[Exception]]] = [
+        (
+            "a status after the end",
+            partial(store.update_message, message, status="failed"),
+            InvalidTransition,
+        ),
+        (
+            "an update of an unknown message",
+            partial(store.update_message, "nobody", append="x"),
+            MessageNotFound,
+        ),
+        (
+            "a message for an unknown thread",
+            partial(store.add_message, "nobody", "a"),
+            ThreadNotFound,
+        ),
+        ("a message with a lone surrogate", partial(bench.add, "\ud800"), ValueError),
+        (
+            "a message with a set in its metadata",
+            partial(bench.add, metadata={"k": {1}}),
+            TypeError,
+        ),
+        ("a message with the status 'done'", partial(bench.add, status="done"), ValueError),
     ]
     if "chosen_ids" in bench.claimed:
-        calls.append((partial(bench.add, message_id=message.message_id), AlreadyExists))
-    for call, kind in calls:
-        refused(call, kind, repr(call))
+        taken = partial(bench.add, message_id=message.message_id)
+        calls.append(("a message with an id that is taken", taken, AlreadyExists))
+    for what, call, kind in calls:
+        refused(call, kind, what)
         equal(store.changes(), before, f"the feed after {kind.__name__}")
 
 
