@@ -688,7 +688,7 @@ def test_it_may_take_leave(claude: Claude) -> None:
             os._exit(143)
         signal.signal(signal.SIGTERM, leave)
         say("up\\n")
-        while True: time.sleep(600)
+        while True: time.sleep(0.01)  # a signal right before a sleep does not end it
     """
     with claude(script) as process:
         output_until(process, 1)
@@ -1417,7 +1417,7 @@ def test_an_actor_ends_it_and_the_grace_is_fake(claude: Claude, clock: FakeClock
     script = """
         signal.signal(signal.SIGTERM, lambda *_: say("no\\n"))
         say("up\\n")
-        while True: time.sleep(600)
+        while True: time.sleep(0.01)
     """
     printed: list[bytes] = []
     rests = threading.Event()

@@ -34,7 +34,7 @@ OURS = str(Path(fake_clock.__file__).parent)
 posix = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs such signals")
 
 
-NO_PLACES = ("with ", "try:", "self._mutex._acquire_restore(")
+NO_PLACES = ("with ", "try:", "if held is not None:", "self._mutex._acquire_restore(")
 
 
 AT_JUMPS = sys.version_info >= (3, 13)

@@ -32,7 +32,7 @@ if "hang" in prompt:
         sys.exit(143)
     signal.signal(signal.SIGTERM, end)
     while True:
-        time.sleep(10)
+        time.sleep(0.01)
 for piece in ("the key is sk-ant-", "0123456789 ", "and\\n", os.environ["HOME"]):
     time.sleep(0.2)
     say(type="stream_event", session_id="s1", parent_tool_use_id=None,
