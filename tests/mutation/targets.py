@@ -165,7 +165,11 @@ TARGETS: Final = {
         ),
         Target("stores/tinydb_reading.py", (*_READING, *_KEEPING), _READING),
         Target("stores/hub.py", (_SMALL, "tests/polling/test_poller.py", *_FILE), (_SMALL,)),
-        Target("stores/values.py", (*_RECORDS, _SMALL, _SAME), ("tests/records/test_values.py",)),
+        Target(
+            "stores/values.py",
+            (*_RECORDS, _SMALL, _SAME, *_KEEPING[1:], "tests/stores/test_tinydb_tables.py"),
+            ("tests/records/test_values.py",),
+        ),
         Target(
             "stores/files.py",
             ("tests/stores/test_files.py", *_FILE, "tests/stores/test_tinydb_files.py", *_KEEPING),

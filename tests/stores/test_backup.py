@@ -7,6 +7,7 @@ import re
 import sqlite3
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -458,6 +459,9 @@ def test_it_is_named_by_a_path_and_made_of_an_open_store(tmp_path: Path) -> None
     name: Any = "sqlite:///comms.db"
     with pytest.raises(TypeError, match="what is backed up must be an open store, not 'sqlite:"):
         backup_store(name, tmp_path / "b")
+    theirs: Any = SimpleNamespace(get_thread=print)
+    with pytest.raises(TypeError, match=r"; make one of it with adapt_store\(obj\)$"):
+        backup_store(theirs, tmp_path / "b")
     with (
         open_store(f"sqlite:///{tmp_path}/s.db") as store,
         pytest.raises(ValueError, match="^'sqlite:///b.db' is a URL, and a path is needed here"),
