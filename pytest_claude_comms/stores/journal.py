@@ -99,6 +99,10 @@ class _Cut(NamedTuple):
     """Its checksums, as far as they are there."""
 
 
+class _LongInt(Exception):
+    """A whole line has an int that is too long for this Python, as it is set; not for all."""
+
+
 class Rewritten(Exception):
     """The journal is not the one that was read before, or does not go on as it did."""
 
@@ -301,6 +305,10 @@ class Journal:
             raise StoreCorrupt(
                 self.path, f"the line at byte {offset} is nested too deep to be read here"
             ) from None
+        except _LongInt as error:  # nor this: another Python wrote it
+            raise StoreCorrupt(
+                self.path, f"the line at byte {offset} cannot be read here: {error}"
+            ) from None
 
     def start(self, store_id: str, base: Mark) -> Place:
         """Begin a new journal, in the place of the present one."""
@@ -397,17 +405,20 @@ def is_whole(line: bytes) -> bool:
     """Whether a line, without its end, is neither cut nor damaged."""
     try:
         return _decode(line) is not None
-    except RecursionError:  # its checksum was right
+    except (RecursionError, _LongInt):  # its checksum was right
         return True
 
 
 def _decode(line: bytes) -> tuple[int, int, dict[str, Any]] | None:
-    """A line's crc, link and fields; None if it is damaged. May raise RecursionError."""
+    """A line's crc, link and fields; None if it is damaged. May raise RecursionError, _LongInt."""
     crc = zlib.crc32(line[9:])
     if line[:9] != b"%08x " % crc:
         return None
     try:
         fields = json.loads(line[_PREFIX:])
         return (crc, int(line[9:17], 16), fields) if isinstance(fields, dict) else None
-    except ValueError:
+    except ValueError as error:
+        with suppress(ValueError):
+            json.loads(line[_PREFIX:], parse_int=len)
+            raise _LongInt(error) from None
         return None

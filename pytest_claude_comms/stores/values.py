@@ -208,12 +208,17 @@ def _json_key(key: object, path: _Path) -> str:
 
 def _json_int(value: int, path: _Path) -> int:
     plain = int(value)
-    if not -_LEAST_TOO_LONG < plain < _LEAST_TOO_LONG:
+    if is_too_long(plain):
         raise ValueError(
             f"{path} is an int of {plain.bit_length():,} bits; one of more than {MOST_DIGITS} "
             "digits is too long for some Python to read, so store it as a str"
         )
     return plain
+
+
+def is_too_long(number: int) -> bool:
+    """Whether it has more digits than every Python could read."""
+    return not -_LEAST_TOO_LONG < number < _LEAST_TOO_LONG
 
 
 def is_too_deep(json_text: str, deepest: int = DEEPEST_METADATA) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -545,11 +546,16 @@ def test_a_rename_that_stays_refused_is_told(
     assert os.listdir(tmp_path) == []
 
 
+def line_after(place: Place, json_text: bytes) -> bytes:
+    """A whole line after ``place``, without its end."""
+    rest = b"%08x %s" % (place.mark.crc, json_text)
+    return b"%08x %s" % (zlib.crc32(rest), rest)
+
+
 def test_a_line_that_is_nested_too_deep_is_not_taken_for_a_cut_one(book: Journal) -> None:
     """The next writer would remove it."""
     place = fill(book, 1)[-1]
-    rest = b'%08x {"seq":2,"ops":%s}' % (place.mark.crc, b"[" * 100_000 + b"]" * 100_000)
-    line = b"%08x %s" % (zlib.crc32(rest), rest)
+    line = line_after(place, b'{"seq":2,"ops":%s}' % (b"[" * 100_000 + b"]" * 100_000))
     assert journal.is_whole(line)
     whole = Path(book.path).read_bytes()
     for data in (whole + line + b"\n", whole + b"x\n" + line + b"\n", line + b"\n"):
@@ -559,6 +565,35 @@ def test_a_line_that_is_nested_too_deep_is_not_taken_for_a_cut_one(book: Journal
     Path(book.path).write_bytes(whole + line + b"\n")
     with pytest.raises(StoreCorrupt, match=f"the line at byte {place.end} is nested too deep"):
         book.read_on(place)
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="no such limit")
+def test_an_int_that_this_python_does_not_read_makes_no_cut_line(book: Journal) -> None:
+    """The next writer would remove what another Python wrote, and reads."""
+    place = fill(book, 1)[-1]
+    digits = b"1" * 641
+    line = line_after(place, b'{"seq":2,"ops":[{"last":%s}]}' % digits)
+    whole = Path(book.path).read_bytes()
+    reads = whole + line + b"\n"
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        assert journal.is_whole(line)
+        for data in (reads, whole + b"x\n" + line + b"\n", line + b"\n"):
+            Path(book.path).write_bytes(data)
+            with pytest.raises(StoreCorrupt, match=r"cannot be read here: |whole ones follow"):
+                book.read()
+        Path(book.path).write_bytes(reads)
+        reason = f"the line at byte {place.end} cannot be read here: Exceeds the limit"
+        with pytest.raises(StoreCorrupt, match=reason):
+            book.read_on(place)
+        assert Path(book.path).read_bytes() == reads
+        # What has such an int and is no JSON to anybody is damaged.
+        assert not journal.is_whole(line_after(place, b'{"seq":%s,"ops":[}' % digits))
+    finally:
+        sys.set_int_max_str_digits(limit)
+    (record,), _ = book.read_on(place)
+    assert record.ops == [{"last": int(digits)}]
 
 
 def test_an_interrupt_on_the_way_to_closing_leaves_no_file_open(

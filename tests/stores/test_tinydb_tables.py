@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from pytest_claude_comms.errors import (
 )
 from pytest_claude_comms.stores import tinydb, tinydb_image, tinydb_rows, tinydb_tables, values
 from pytest_claude_comms.stores.checking import check_store
+from pytest_claude_comms.stores.journal import Journal
 from tests.stores.interrupt_kit import Interrupt
 from tests.stores.tinydb_kit import Open, Ticking, contents, opening, play
 
@@ -410,6 +412,43 @@ def test_an_int_that_not_every_python_could_read_is_refused(opened: Open, number
     assert mine.all() == before
     store.checkpoint()
     assert opened().db.table("mine").all() == before
+
+
+def test_a_long_int_of_somebody_else_stays_and_what_is_beside_it_may_change(
+    opened: Open, path: Path
+) -> None:
+    long = 10**1_200
+    opened().close()
+    with TinyDB(path) as stock:
+        stock.table("mine").insert_multiple([{"n": long}, {"n": 1}])
+    mine = opened().db.table("mine")
+    assert mine.update({"m": 1}) == [1, 2]
+    assert mine.update({"n": long + 1}, doc_ids=[1]) == [1]
+    with pytest.raises(ValueError, match="document 2 of table 'mine' has an int of more than 640"):
+        mine.update({"n": long}, doc_ids=[2])
+    assert mine.update({"n": 2}, doc_ids=[1]) == [1]
+    with pytest.raises(ValueError, match="document 1 of table 'mine' has an int of more than 640"):
+        mine.update({"n": long}, doc_ids=[1])
+    assert opened().db.table("mine").all() == [{"n": 2, "m": 1}, {"n": 1, "m": 1}]
+
+
+def test_an_id_that_is_too_long_is_not_counted_on(opened: Open, path: Path) -> None:
+    """In the journal it would be an int that some Python could not read."""
+    key, longest = 10**640, 10**640 - 1
+    path.write_text(json.dumps({"mine": {"5": {"n": 5}, str(key): {"n": 1}}}))
+    store = opened()
+    mine = store.db.table("mine")
+    mine.update({"m": 2})
+    assert mine.insert({"n": 6}) == 6
+    mine.insert(Document({}, doc_id=longest))
+    found = Journal(f"{path}.journal", beacon=f"{path}.lock", power=False).read()
+    assert found is not None
+    last_ids = [op["last"] for record in found.records for op in record.ops if "last" in op]
+    assert last_ids == [5, 6, longest]
+    store.checkpoint()
+    assert [(each.doc_id, each.get("n")) for each in opened().db.table("mine")] == [
+        *[(5, 5), (key, 1), (6, 6), (longest, None)],
+    ]
 
 
 @pytest.mark.parametrize("doc_id", [True, 2.5, "7", None])
