@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from . import resources
 from .clock import SECOND, Handle, Signal
 from .dispatch import Callbacks, Dispatcher
 from .errors import StoreError
@@ -294,6 +295,7 @@ class OwnThread:
 
     def start(self) -> None:
         """Begin."""
+        resources.register(self)  # not the poller: who forgets to stop it may forget it, too
         self._follower.listen(self._wakeup)
         self._handle = self._follower.clock.spawn(self.run)
 
@@ -305,6 +307,17 @@ class OwnThread:
     def is_alive(self) -> bool:
         """Whether there is a thread, also one that is told to end."""
         return self._handle is not None and self._handle.is_alive()
+
+    @property
+    def store(self) -> ConversationStore:
+        """Where it looks."""
+        return self._follower.store
+
+    def left_open(self) -> str | None:
+        """See :mod:`pytest_claude_comms.resources`."""
+        if self.ending or self._follower.is_inherited or not self.is_alive():
+            return None
+        return f"a poller of {self.store.url} is still running: use it in a with block or stop() it"
 
     def end(self) -> None:
         """Tell it to end. Nothing, if it has."""

@@ -192,7 +192,7 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
             pytrace=False,
         )
     from .errors import RunAbandoned
-    from .testing.fake_clock import START, FakeClock
+    from .testing.fake_clock import START, FakeClock, StillRunning
 
     settings = settings_of(request.node)
     exploration: Exploration | None = request.node.stash.get(_EXPLORATION, None)
@@ -208,7 +208,7 @@ def claude_comms_clock(request: pytest.FixtureRequest) -> Iterator[FakeClock]:
         page = None  # to be raised outside, since pytest prints what it was raised in, too
         try:
             clock.close()
-        except RuntimeError as error:
+        except StillRunning as error:
             page = str(error)
         except RunAbandoned as error:
             if not request.node.stash.get(_FAILED, False):  # else a failed test is no surprise

@@ -9,7 +9,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from . import resources
 from .clock import SECOND, Signal, seconds_to_us
 from .dispatch import Callback, Callbacks
 from .errors import ClockDeadlock, StoreError
@@ -344,7 +343,6 @@ class MessagePoller:
                 raise RuntimeError("this poller is running already")
             self._own = own
         self._follower.revive()
-        resources.register(self)
         own.start()
 
     def _abandon(self, own: OwnThread) -> None:
@@ -401,13 +399,6 @@ class MessagePoller:
 
     def _state(self) -> PollerState:
         return PollerState(self.polls, self.cursor, in_trouble=self._follower.in_trouble)
-
-    def left_open(self) -> str | None:
-        """See :mod:`pytest_claude_comms.resources`."""
-        own = self._own
-        if own is None or self._follower.is_inherited or not own.is_alive():
-            return None
-        return f"a poller of {self.store.url} is still running: use it in a with block or stop() it"
 
     def __repr__(self) -> str:
         return f"<MessagePoller of {self.store.url}, {len(self._follower):,} tracked>"

@@ -98,3 +98,10 @@ class LegacyReturns:
 
     def __repr__(self) -> str:
         return f"LegacyReturns({self._store!r}, {self.returns!r})"
+
+
+def unwrapped(store: object) -> object:
+    """The store itself, whatever its ``add_message`` answers."""
+    while isinstance(store, LegacyReturns):
+        store = store._store
+    return store

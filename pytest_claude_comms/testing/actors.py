@@ -50,10 +50,16 @@ class Actor:
         self.since_us = 0
         self.parked = False
         self.done = False
+        self.killed = False
+        """Whether it was told that its clock is closed: what it does since is to clean up."""
         self.woken = False
         self.beats = False
         self.beaten = False
         """Whether it has its next turn only to look again."""
+        self.spins = False
+        """Whether what it waits for is only that others have their turn at this instant."""
+        self.last_turn = 0
+        """Which one of all turns it was."""
         self.timers: list[Timer] = []
         self.error: BaseException | None = None
         self.joiners: list[Actor] = []

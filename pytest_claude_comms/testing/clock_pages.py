@@ -37,6 +37,11 @@ _PARKED_HINT = (
     "           clock.at(…); a thread of your own and a process are outside the clock:",
     "           start the thread with clock.spawn(…), or wait inside clock.outside(…)",
 )
+_SPIN_HINT = (
+    "  hint     time passes only when all wait: sleep(0) and asyncio.sleep(0) wait for nothing.",
+    "           Wait for what is to happen: by an event, by a poller, or in a loop with a sleep",
+    "           of more than 0",
+)
 _LOCKS_HINT = (
     "  hint     the schedule says who took which lock where: let all take them in one",
     "           order, or let go of the first before the wait",
@@ -65,10 +70,24 @@ def stuck_page(
     else:
         hint = _OUTSIDE_HINT if outside and holder is None else _HINT
     who = holder.name if holder is not None else ", ".join(outside) or "nobody"
-    return "\n".join(
-        [
-            f"{who} has not come back to the fake clock for {watchdog:g} real seconds:",
-            *("\n".join([*actor.lines(), stack_of(actor.thread)]) for actor in actors),
-            *hint,
-        ]
+    return _page(
+        f"{who} has not come back to the fake clock for {watchdog:g} real seconds:", actors, hint
     )
+
+
+def spin_page(now_us: int, holder: Actor | None, how_long: str, actors: Iterable[Actor]) -> str:
+    """Some let others have their turn again and again, and nothing else happens."""
+    actors = list(actors)
+    spinning = (each for each in actors if each.spins and (each.parked or each is holder))
+    who = ", ".join(each.name for each in spinning) or "nobody"
+    return _page(
+        f"for {how_long} nothing has happened on the fake clock, at +{now_us / SECOND:g} s, but "
+        f"that these went on and on: {who}",
+        actors,
+        _SPIN_HINT,
+    )
+
+
+def _page(first: str, actors: Iterable[Actor], hint: Sequence[str]) -> str:
+    of_actors = ("\n".join([*actor.lines(), stack_of(actor.thread)]) for actor in actors)
+    return "\n".join([first, *of_actors, *hint])

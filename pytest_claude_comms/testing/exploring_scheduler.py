@@ -24,6 +24,8 @@ class ExploringScheduler(Scheduler):
     and an actor may lose its turn at any ``point``. No time passes while anybody could go on.
     """
 
+    _MANY_SPINS = 100  # each is a turn in the trace
+
     def __init__(
         self,
         plan: Plan,
@@ -177,10 +179,10 @@ class ExploringScheduler(Scheduler):
             if found:
                 # The first of those that come equal: drawn priorities do not.
                 chosen = max(found, key=self._priority)
-                if chosen not in self._ready[chosen.order]:
-                    self._unpark(chosen)
-                self._ready[chosen.order].remove(chosen)
-                return chosen
+                if chosen not in self._ready[chosen.order] and self._gives_way(chosen):
+                    found = self._at_any_time() + self._candidates(POLLS)
+                    chosen = min(found, key=lambda actor: actor.last_turn)
+                return self._take_up(chosen)
         return None
 
     def _give_turn(self, actor: Actor) -> None:

@@ -19,18 +19,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from ..clock import SECOND, Why
 from ..loop_wakeup import LoopWakeup
-from .actors import ORDINARY, POLLS, Actor, Real
+from .actors import POLLS, Actor, Real
 from .loop_tasks import lines_of, names_of, told
 from .scheduler import Scheduler
 
 _CLEANING = 0.05
 """Real seconds for which a loop whose clock has stopped waits at a time."""
 _HALF_A_MICROSECOND = 0.5 / SECOND
-_MANY_SPINS = 1000
 _SELECTORS = (
     "SelectSelector",
     "PollSelector",
@@ -48,8 +46,6 @@ class FakeLoops:
         self._undo: list[Callable[[], None]] = []
         self._parked: dict[int, Actor] = {}
         """By the ``id`` of its loop."""
-        self._spins: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
-        """At which instant a loop let others have their turn though it could go on, how often."""
 
     def install(self) -> None:
         """Replace; ``uninstall`` undoes it."""
@@ -115,6 +111,8 @@ class FakeLoops:
                 return ready
             stopped_for = scheduler.stopped_for
             if stopped_for is not None and stopped_for < scheduler.watchdog:
+                if not actor.killed and actor is not scheduler.test:
+                    scheduler.check_open()
                 return real(selector, _CLEANING if timeout is None else min(timeout, _CLEANING))
             # A timer is due before `time() + resolution`: so it is at the microsecond that it is
             # rounded to, and, after some 100 days on this clock, where that sum would else be
@@ -123,11 +121,9 @@ class FakeLoops:
                 loop._clock_resolution, _HALF_A_MICROSECOND, math.ulp(loop.time())
             )
             span_us = _span_us(loop, timeout)
-            order = ORDINARY
-            if span_us == 0:
-                if not scheduler.others_are_ready:
-                    return ready
-                order = self._order_of_spinning(loop)
+            if span_us == 0 and not scheduler.others_are_ready:
+                scheduler.check_open()
+                return ready
             self._parked[id(loop)] = actor
             actor.details = partial(lines_of, loop)
             try:
@@ -135,7 +131,6 @@ class FakeLoops:
                     lambda: f"asyncio ({names_of(loop)})",
                     at_us=None if span_us is None else scheduler.now_us + span_us,
                     beats=True,
-                    order=order,
                     # What call_soon_threadsafe wrote before we parked is in the selector now.
                     unless=lambda: bool(real(selector, 0)),
                 )
@@ -145,15 +140,6 @@ class FakeLoops:
             return real(selector, 0)
 
         return select
-
-    def _order_of_spinning(self, loop: Any) -> int:
-        """Tasks that go on and on at one instant may wait for what somebody sees who looks at a
-        store, and who has a turn only when all have acted."""
-        now_us = self._scheduler.now_us
-        at_us, times = self._spins.get(loop, (now_us, 0))
-        times = times + 1 if at_us == now_us else 1
-        self._spins[loop] = now_us, times
-        return ORDINARY if times % _MANY_SPINS else POLLS
 
     def _threadsafe(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call_soon_threadsafe(loop: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,15 +174,16 @@ class FakeLoops:
 
 
 def _span_us(loop: Any, timeout: float | None) -> int | None:
-    """For how long it waits; 0 only if something is due. A loop asks its selector for a day at
-    most, and looks again."""
+    """For how long it waits; 0 only if something is due. What is due in less than a microsecond
+    takes one: who sleeps for what is left until an instant would else never come to it. A loop
+    asks its selector for a day at most, and looks again."""
     if timeout is None or timeout <= 0:
         return None if timeout is None else 0
     scheduled = getattr(loop, "_scheduled", None)
     if not scheduled:
         return max(1, round(timeout * SECOND))
     when, now = scheduled[0].when(), loop.time()
-    if when < now + loop._clock_resolution:
+    if when <= now:
         return 0
     return None if when == math.inf else max(1, round((when - now) * SECOND))
 

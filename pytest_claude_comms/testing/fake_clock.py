@@ -36,6 +36,10 @@ from .watchdog import Watchdog
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
+class StillRunning(RuntimeError):
+    """Actors that do not end with their clock."""
+
+
 class FakeClock(Clock):
     """Time that passes only when everybody waits for it, and then at once.
 
@@ -98,7 +102,7 @@ class FakeClock(Clock):
         Raises RuntimeError inside the caller's own ``clock.outside`` block.
         """
         __tracebackhide__ = True
-        us = seconds_to_us(seconds, "seconds")
+        us = _span_us(seconds, "seconds")
         if self._scheduler.me() is None:
             Real.sleep(seconds)
         else:
@@ -113,7 +117,7 @@ class FakeClock(Clock):
         """
         __tracebackhide__ = True
         self._only_the_test("advance")
-        us = seconds_to_us(seconds, "seconds")
+        us = _span_us(seconds, "seconds")
         self._scheduler.park("advance", at_us=self._scheduler.now_us + us, order=SETTLED)
 
     def run_until_idle(self) -> None:
@@ -137,7 +141,7 @@ class FakeClock(Clock):
 
     def after(self, d: float, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
         """Call ``f`` in ``d`` seconds."""
-        us = self._scheduler.now_us + seconds_to_us(d, "d")
+        us = self._scheduler.now_us + _span_us(d, "d")
         return self._start_actor(_plan(f, us), us, f, args, kwargs)
 
     def spawn(self, f: Callable[..., object], /, *args: Any, **kwargs: Any) -> Handle:
@@ -239,7 +243,7 @@ class FakeClock(Clock):
         """End all actors and put real time back.
 
         Raises the first error of an actor that no call has raised yet (the others are its
-        context), RuntimeError for an actor that does not end.
+        context), StillRunning, a RuntimeError, for an actor that does not end.
         """
         __tracebackhide__ = True
         try:
@@ -254,7 +258,7 @@ class FakeClock(Clock):
         self._scheduler.raise_failures()
         if stuck:
             names = ", ".join(actor.name for actor in stuck)
-            raise RuntimeError(f"{names}: still running after the test's clock was closed")
+            raise StillRunning(f"{names}: still running after the test's clock was closed")
 
     def __enter__(self) -> FakeClock:
         return self
@@ -363,7 +367,7 @@ class _FakeHandle:
     def join(self, timeout: float | None = None) -> bool:
         """Let time pass until it has ended; False if ``timeout`` seconds pass before."""
         __tracebackhide__ = True
-        us = None if timeout is None else seconds_to_us(timeout, "timeout")
+        us = None if timeout is None else _span_us(timeout, "timeout")
         return self._scheduler.join(
             self._actor, None if us is None else self._scheduler.now_us + us
         )
@@ -475,6 +479,12 @@ class _FakeBackoff:
         if self._scheduler.me() is None:
             return Real.monotonic() - self._start_real
         return (self._scheduler.now_us - self._start_us) / SECOND
+
+
+def _span_us(seconds: float, what: str) -> int:
+    """As ``seconds_to_us``; what is more than nothing takes a microsecond at least: who waits for
+    what is left until an instant, again and again, would else never come to it."""
+    return max(seconds_to_us(seconds, what), int(seconds > 0))
 
 
 def _plan(f: object, us: int) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
-from ..stores.legacy import LegacyReturns
+from ..stores.legacy import LegacyReturns, unwrapped
 
 if TYPE_CHECKING:
     from ..stores.base import ConversationStore
@@ -24,11 +24,10 @@ _ENDINGS = {
 
 def plain(store: AnyStore) -> ConversationStore:
     """The store itself, whatever ``add_message`` returns. TypeError for what is no store."""
-    while isinstance(store, LegacyReturns):
-        store = store._store
-    if not (hasattr(store, "backend") and hasattr(store, "clock")):
-        raise TypeError(f"a fault is done to a store, not to {store!r}")
-    return store
+    found: Any = unwrapped(store)
+    if not (hasattr(found, "backend") and hasattr(found, "clock")):
+        raise TypeError(f"a fault is done to a store, not to {found!r}")
+    return cast("ConversationStore", found)
 
 
 def file_store(store: AnyStore, kind: str) -> FileStore:

@@ -131,11 +131,14 @@ def runs_under_way() -> list[str]:
 
 def pollers_under_way(store: object) -> list[str]:
     """The pollers of this very store that run, each with how to end it."""
+    from ..stores.legacy import unwrapped
+
     found = resources.left_open().values()
     return [
         text
         for resource, text in found
-        if getattr(resource, "store", None) is store and not getattr(resource, "is_run", False)
+        if unwrapped(getattr(resource, "store", None)) is unwrapped(store)
+        and not getattr(resource, "is_run", False)
     ]
 
 

@@ -28,7 +28,11 @@ class Turns:
     """Turns and time for the actors of one fake clock. The thread that makes it is the test's."""
 
     _MOST_TURNS = 1_000_000
-    """After so many turns ``run_until_idle`` gives up on ever being idle."""
+    """After so many turns ``run_until_idle`` gives up on ever being idle, and after so many spins
+    of the test itself nothing more is to be expected of them."""
+    _MANY_SPINS = 1_000
+    """So often may actors go on at one instant, waiting for no more than their turn, before one
+    comes that looks at a store: it is to see what they wait for."""
 
     def __init__(self, watchdog: float, moved: Callable[[int], None], last_us: int) -> None:
         self.now_us = 0
@@ -51,8 +55,12 @@ class Turns:
         """What goes on in real time, by a key of who said so."""
         self._turns = 0
         self._beaten_turns = 0
+        self._spins = 0
+        """How many turns at this instant went to who had only let others have theirs."""
         self._still = 0.0
         """Real seconds for which the test has waited since anything happened."""
+        self._still_since = 0
+        """How many spins there were then."""
         self._closed: str | None = None
         self._taken_over = False
         self._interrupted = False
@@ -127,7 +135,8 @@ class Turns:
     def others_are_ready(self) -> bool:
         """Whether somebody waits for the turn at this instant."""
         with self._mutex:
-            return any(self._ready) or self._timers.next_due(self.now_us, ORDINARY) is not None
+            order = ORDINARY if self._outside else POLLS
+            return any(self._ready) or self._timers.next_due(self.now_us, order) is not None
 
     def _enrol(self, actor: Actor) -> None:
         """Put an actor in line for the turn."""
@@ -139,7 +148,7 @@ class Turns:
     def _give_turn(self, actor: Actor) -> None:
         self._turns += 1
         self._beaten_turns += actor.beaten
-        actor.beaten = False
+        actor.beaten, actor.last_turn = False, self._turns
         self._holder = actor
         self._call(actor)
 
@@ -266,7 +275,7 @@ class Turns:
             if self._timers.earliest_us > self._last_us:
                 self.test.error = ClockDeadlock("time would pass the end of the year 9999")
                 return self._resume_test()
-            self.now_us = self._timers.earliest_us
+            self.now_us, self._spins = self._timers.earliest_us, 0
             self._moved(self.now_us)
 
     def _next_now(self) -> Actor | None:
@@ -278,10 +287,29 @@ class Turns:
                 continue
             actor = self._timers.next_due(self.now_us, order)
             if actor is not None:
-                self._unpark(actor)
-                self._ready[actor.order].remove(actor)
-                return actor
+                if self._gives_way(actor):
+                    actor = self._next_to_look() or actor
+                return self._take_up(actor)
         return None
+
+    def _take_up(self, actor: Actor) -> Actor:
+        """Out of its line, or its timer is due."""
+        if actor not in self._ready[actor.order]:
+            actor.beaten = actor.spins
+            self._unpark(actor)
+        self._ready[actor.order].remove(actor)
+        return actor
+
+    def _gives_way(self, actor: Actor) -> bool:
+        """Whether it is somebody else's turn now, for whom it may wait at this instant."""
+        self._spins += actor.spins
+        return actor.spins and self._spins % self._MANY_SPINS == 0
+
+    def _next_to_look(self) -> Actor | None:
+        looking = list(self._ready[POLLS])
+        if not self._outside:
+            looking += self._timers.due(self.now_us, POLLS)
+        return looking[0] if looking else None
 
     def _nothing_due(self) -> Actor:
         if self._idle_since is None:
@@ -331,6 +359,8 @@ class Turns:
     def check_open(self) -> None:
         """End who still uses a clock that has stopped."""
         if self._closed is not None:
-            if self.me() in (None, self.test):
+            me = self.me()
+            if me is None or me is self.test:
                 raise ClockDeadlock(f"this fake clock has stopped: {self._closed}")
+            me.killed = True
             raise Killed

@@ -18,6 +18,7 @@ import pytest
 from pytest_claude_comms import ClockDeadlock, MemoryConversationStore, MessagePoller, WaitTimeout
 from pytest_claude_comms.testing import FakeClock
 from pytest_claude_comms.testing.actors import Real
+from pytest_claude_comms.testing.scheduler import Scheduler
 
 
 @pytest.fixture(params=[True, False], ids=["freeze", "no-freeze"])
@@ -532,3 +533,129 @@ def test_a_busy_loop_lets_who_looks_at_a_store_have_their_turn(
 
     asyncio.run(main())
     assert clock.elapsed == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "span"), [(0.1, 0.2), (0, 1.0000004), (0.7, 0.1), (1e9, 0.3), (5e10, 1.1)]
+)
+def test_who_sleeps_for_what_is_left_until_an_instant_comes_to_it(
+    first: float, span: float
+) -> None:
+    """0.1 + 0.2 is a little more than the 300,000 microseconds that have passed by then."""
+
+    async def main(clock: FakeClock) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(first)
+        end = loop.time() + span
+        while (left := end - loop.time()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(0.5, left))
+
+    with FakeClock(watchdog=5) as clock:
+        clock.install(freeze=False)
+        clock.after(2e10 + first, str)  # so that the watchdog ends what goes on for ever
+        asyncio.run(main(clock))
+        late_us = clock.monotonic_us() - round((first + span) * 1e6)
+        assert abs(late_us) <= max(1, 1e6 * math.ulp(first))
+
+
+@pytest.mark.parametrize("other", ["loop", "sleeper"])
+def test_a_loop_with_much_to_do_at_one_instant_beside_who_waits_for_its_end(
+    clock: FakeClock, other: str
+) -> None:
+    done: list[int] = []
+
+    async def works() -> None:
+        queue: asyncio.Queue[int] = asyncio.Queue(1)
+
+        async def puts() -> None:
+            for number in range(2_500):
+                await queue.put(number)
+
+        putting = asyncio.create_task(puts())
+        done.append(sum([await queue.get() for _ in range(2_500)]))
+        await putting
+
+    async def looks() -> None:
+        while not done:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    def sleeps() -> None:
+        while not done:
+            clock.sleep(0)
+
+    handle = clock.spawn(sleeps if other == "sleeper" else lambda: asyncio.run(looks()))
+    asyncio.run(works())
+    handle.join()
+    assert (done, clock.elapsed) == ([2_499 * 1_250], 0)
+
+
+@pytest.mark.parametrize("is_woken", [True, False])
+def test_a_busy_loop_at_the_instant_of_a_deadline_sees_it(
+    clock: FakeClock, store: MemoryConversationStore, is_woken: bool
+) -> None:
+    message = store.add_message("t", "a", status="pending", timeout=30)
+    with MessagePoller(store) as poller:
+        tracker = poller.track(message)
+
+        async def main() -> None:
+            await asyncio.sleep(30)
+            if is_woken:
+                store.add_message("t", "b")
+            while not tracker.is_terminal:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+        asyncio.run(main())
+        assert (tracker.status.value, clock.elapsed) == ("timeout", 30)
+
+
+@pytest.mark.parametrize("tester", [True, False])
+def test_loops_that_wait_for_each_other_for_ever_have_a_page(
+    monkeypatch: pytest.MonkeyPatch, tester: bool
+) -> None:
+    monkeypatch.setattr(Scheduler, "_MOST_TURNS", 20_000)
+    never: list[object] = []
+
+    async def waits() -> None:
+        while not never:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    with FakeClock(watchdog=5 if tester else 0.3) as clock:
+        clock.install(freeze=False)
+        clock.spawn(lambda: asyncio.run(waits()))
+        clock.spawn(lambda: asyncio.run(waits()))
+        with pytest.raises(ClockDeadlock) as caught:
+            if tester:
+                asyncio.run(waits())
+            else:
+                clock.sleep(1)
+    name = "test_loops_that_wait_for_each_other_for_ever_have_a_page.<locals>.<lambda>"
+    who = ", ".join([*(["the test"] if tester else []), name, name])
+    page = str(caught.value).splitlines()
+    how_long, what = page[0].split(" nothing ")
+    assert re.fullmatch(r"for 20,00\d turns" if tester else "for 0.3 real seconds", how_long)
+    assert what == (
+        f"has happened on the fake clock, at +0 s, but that these went on and on: {who}"
+    )
+    assert "time passes only when all wait" in page[-3]
+
+
+def test_a_busy_loop_ends_with_its_clock() -> None:
+    ended = threading.Event()
+
+    async def spins() -> None:
+        while True:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    def runs() -> None:
+        try:
+            asyncio.run(spins())
+        finally:
+            ended.set()
+
+    clock = FakeClock(watchdog=0.3)
+    clock.install(freeze=False)
+    clock.spawn(runs)
+    with pytest.raises(ClockDeadlock, match=r"runs has not come back to the fake clock"):
+        clock.advance(1)
+    clock.close()
+    assert ended.is_set()

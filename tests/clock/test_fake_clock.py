@@ -212,6 +212,96 @@ def test_join_has_patience_and_does_not_spoil_a_later_wait(clock: FakeClock) -> 
     assert handle.join(0) is True
 
 
+@pytest.mark.parametrize("how", ["sleep", "advance", "join", "after"])
+@pytest.mark.parametrize("first", [0.1, 0.7, 12.3])
+def test_who_waits_for_what_is_left_until_an_instant_comes_to_it(
+    clock: FakeClock, how: str, first: float
+) -> None:
+    """0.1 + 0.2 is a little more than the 300,000 microseconds that have passed by then."""
+    never = clock.spawn(clock.wakeup().wait, None, why="nothing")
+    waits: dict[str, Callable[[float], object]] = {
+        "sleep": clock.sleep,
+        "advance": clock.advance,
+        "join": never.join,
+        "after": lambda left: clock.after(left, str).join(),
+    }
+    clock.sleep(first)
+    end, steps = clock.monotonic() + 0.2, 0
+    while (left := end - clock.monotonic()) > 0:
+        waits[how](left)
+        steps += 1
+        assert steps < 3
+    assert clock.monotonic_us() - round((first + 0.2) * 1e6) in (0, 1)
+
+
+def test_one_who_looks_at_a_store_has_a_turn_among_those_who_go_on_and_on(
+    clock: FakeClock,
+) -> None:
+    seen: list[str] = []
+
+    def looks() -> None:
+        clock.wakeup(polls=True).wait(1_000_000, why="it polls")
+        seen.append("looked")
+
+    def goes_on() -> None:
+        clock.sleep(1)
+        while "looked" not in seen:
+            clock.sleep(0)
+
+    handles = [clock.spawn(looks), *(clock.spawn(goes_on) for _ in range(3))]
+    clock.at(1, seen.append, "acted")
+    for handle in handles:
+        handle.join()
+    assert (seen, clock.elapsed) == (["acted", "looked"], 1)
+
+
+def test_what_is_due_comes_before_who_looks_however_many_it_are(clock: FakeClock) -> None:
+    """A write at the very instant counts."""
+    seen: list[int] = []
+    looked: list[int] = []
+
+    def looks() -> None:
+        clock.wakeup(polls=True).wait(1_000_000, why="it polls")
+        looked.append(len(seen))
+
+    def yields() -> None:
+        clock.sleep(1)
+        clock.sleep(0)
+        seen.append(0)
+
+    handle = clock.spawn(looks)
+    for _ in range(300):
+        clock.spawn(yields)
+    for number in range(1_500):
+        clock.at(1, seen.append, number)
+    handle.join()
+    assert looked == [1_800]
+
+
+@pytest.mark.parametrize("tester", [True, False])
+def test_who_goes_on_and_on_at_one_instant_is_stuck(
+    monkeypatch: pytest.MonkeyPatch, tester: bool
+) -> None:
+    monkeypatch.setattr(Scheduler, "_MOST_TURNS", 500)
+
+    def goes_on(clock: FakeClock) -> None:
+        while True:
+            clock.sleep(0)
+
+    clock = FakeClock(watchdog=0.3)
+    if not tester:
+        clock.spawn(goes_on, clock)
+    how_long = "501 turns" if tester else "0.3 real seconds"
+    with pytest.raises(ClockDeadlock, match=f"^for {how_long} nothing has happened") as caught:
+        if tester:
+            goes_on(clock)
+        else:
+            clock.advance(1)
+    name = "the test" if tester else "test_who_goes_on_and_on_at_one_instant_is_stuck.*goes_on"
+    assert re.search(f"but that these went on and on: {name}$", str(caught.value), re.MULTILINE)
+    clock.close()
+
+
 def test_run_until_idle_without_anything_to_do(clock: FakeClock) -> None:
     clock.run_until_idle()
     assert clock.elapsed == 0

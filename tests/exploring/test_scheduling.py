@@ -311,3 +311,39 @@ def test_a_lost_wakeup_is_a_deadlock_at_once() -> None:
     with pytest.raises(Found) as found:
         explore(program, 1_000)
     assert isinstance(found.value.__cause__, ClockDeadlock)
+
+
+@pytest.mark.parametrize("looks", ["task", "actor"])
+def test_who_goes_on_and_on_at_one_instant_starves_nobody(looks: str) -> None:
+    """Neither who acts, nor who looks at a store: whichever comes first by the seed."""
+
+    def program(clock: FakeClock) -> None:
+        acted: list[object] = []
+
+        def acts() -> None:
+            for _ in range(3):
+                clock.sleep(0)
+            acted.append(1)
+
+        with opened(clock, timeout=1) as store, MessagePoller(store) as poller:
+            tracker = poller.track("m")
+
+            async def waits() -> None:
+                await asyncio.sleep(1)
+                while not (acted and tracker.is_terminal):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+
+            def waits_too() -> None:
+                clock.sleep(1)
+                while not (acted and tracker.is_terminal):
+                    clock.sleep(0)
+
+            clock.spawn(waits_too)
+            clock.after(1, acts)
+            if looks == "task":
+                asyncio.run(waits())
+            else:
+                clock.spawn(waits_too).join()
+            assert clock.elapsed == 1
+
+    explore(program, 10)

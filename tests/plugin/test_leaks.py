@@ -59,6 +59,45 @@ def test_a_started_poller(run: Run) -> None:
 
 
 @pytest.mark.parametrize("clock", ["", ", clock"])
+def test_a_started_poller_that_nobody_holds(run: Run, clock: str) -> None:
+    """Its thread goes on."""
+    result = run(
+        f"""
+        import gc
+        import pytest
+        from pytest_claude_comms import LegacyReturns, MessagePoller
+
+        def start(store):
+            MessagePoller(store).start()
+
+        @pytest.mark.parametrize("number", range(10))
+        def test_leaks(store, number{clock}):
+            start(store)
+            gc.collect()
+
+        def test_used(store{clock}):
+            poller = MessagePoller(store)
+            poller.start()
+            message = store.add_message(store.create_thread(), "a", status="pending")
+            poller.track(message)
+            store.update_message(message, status="complete")
+            assert poller.wait(message, timeout=5).is_terminal
+
+        def test_of_the_store_in_another_shape(store{clock}):
+            start(LegacyReturns(LegacyReturns(store, "dict"), "str"))
+
+        def test_next(store{clock}):
+            poller = MessagePoller(store)
+            poller.start()
+            poller.stop()
+        """
+    )
+    result.assert_outcomes(passed=26, errors=24)
+    result.stdout.fnmatch_lines(["*a poller of sqlite:* is still running: use it in a with*"])
+    result.stdout.no_fnmatch_line("*this should be gone*")
+
+
+@pytest.mark.parametrize("clock", ["", ", clock"])
 def test_a_started_poller_of_the_test_s_own_store(run: Run, clock: str) -> None:
     """It ends with the store, at some time: whether it has by now must not decide."""
     result = run(

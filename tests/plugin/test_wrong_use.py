@@ -372,3 +372,33 @@ def test_a_stuck_clocks_page_has_no_line_of_ours_before_it(run: Run) -> None:
         ]
     )
     check_nothing_inside(result)
+
+
+def test_errors_of_actors_that_end_with_their_clock_are_all_told(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, RecursionError])
+        def test_it(clock, kind):
+            def fails():
+                try:
+                    clock.sleep(100)
+                finally:
+                    raise kind("first")
+
+            def fails_too():
+                try:
+                    clock.sleep(100)
+                finally:
+                    {}["second"]
+
+            clock.spawn(fails)
+            clock.spawn(fails_too)
+            clock.advance(1)
+        """
+    )
+    result.assert_outcomes(passed=3, errors=3)
+    for kind in ("RuntimeError", "NotImplementedError", "RecursionError"):
+        result.stdout.fnmatch_lines(['>*{}[[]"second"[]]', '>*raise kind("first")'])
+        result.stdout.fnmatch_lines(["E*KeyError: 'second'", f"E*{kind}: first"])

@@ -21,6 +21,7 @@ from pytest_claude_comms.records import Change
 from pytest_claude_comms.status import MessageStatus
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
+from pytest_claude_comms.testing.leaks import pollers_under_way
 from pytest_claude_comms.tracking import StatusTracker
 
 _PATIENCE = 60.0
@@ -157,7 +158,7 @@ def test_wherever_it_comes_no_thread_is_left_that_nobody_knows_of(act: str, kind
             it = Watched(fake if kind == "fake" else clock.SystemClock())
             before = polling_threads()
             interrupt.strikes(it.poller.start if act == "start" else enter)
-            if it.poller.left_open() is not None:
+            if pollers_under_way(it.store):
                 assert act == "with" or not interrupt.came, "it raised and runs"
                 it.poller.stop()
             if kind == "fake":
@@ -185,7 +186,7 @@ def test_wherever_it_comes_stop_can_be_called_again() -> None:
             interrupt.strikes(it.poller.stop)
             it.poller.stop()
             time.advance(0)
-            assert it.poller.left_open() is None
+            assert not pollers_under_way(it.store)
             it.change()
             assert [event.revision for event in it.poller.poll_once()] == [2, 3]
             it.poller.flush()

@@ -20,6 +20,7 @@ from pytest_claude_comms.status import MessageStatus
 from pytest_claude_comms.stores.legacy import SHAPES, LegacyReturns, Shape
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
+from pytest_claude_comms.testing.leaks import pollers_under_way
 from pytest_claude_comms.tracking import Event, StatusTracker
 
 
@@ -925,7 +926,7 @@ def test_of_two_that_start_it_at_once_one_is_refused() -> None:
         with pytest.raises(RuntimeError, match="^this poller is running already$"):
             poller.start()
         clock.advance(1)
-        assert poller.left_open() is not None
+        assert pollers_under_way(store)
         poller.stop()
         assert clock.waiting() == []
 
@@ -937,7 +938,7 @@ def test_one_that_is_stopped_before_its_thread_has_begun_ends() -> None:
         clock.advance(0.5)
         poller.stop()
         clock.advance(1)
-        assert (poller.left_open(), clock.waiting(), poller.polls) == (None, [], 0)
+        assert (pollers_under_way(store), clock.waiting(), poller.polls) == ([], [], 0)
         assert not store._hub._listeners
 
 
@@ -957,7 +958,7 @@ def test_a_thread_that_cannot_be_had_leaves_nothing() -> None:
             poller.start()
         with pytest.raises(RuntimeError, match="^can't start"), poller:
             pass
-        assert poller.left_open() is None
+        assert not pollers_under_way(store)
         assert not store._hub._listeners
         poor.refuse = False
         with poller:
@@ -1024,7 +1025,7 @@ def test_in_the_child_of_a_fork_it_waits_for_no_lock_of_the_parents(
             "the poller of memory: was made before a fork and is used in the child: make another "
             "there, of a store that is opened there"
         )
-        assert poller.left_open() is None
+        assert not pollers_under_way(store)
         poller.stop()  # there is nothing to stop
     assert clock.elapsed == 1
     clock.advance(1000)

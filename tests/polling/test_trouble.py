@@ -19,6 +19,7 @@ from pytest_claude_comms.following import Follower
 from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
+from pytest_claude_comms.testing.leaks import pollers_under_way
 
 
 class Flaky(MemoryConversationStore):
@@ -434,9 +435,9 @@ def test_what_ended_one_thread_is_not_told_of_the_next(
     store.trouble = 1
     store.update_message("m", append="x")
     clock.advance(0)
-    assert poller.left_open() is None, "it is dead"
+    assert not pollers_under_way(store), "it is dead"
     poller.start()
-    assert poller.left_open() is not None
+    assert pollers_under_way(store)
     store.update_message("m", status="complete")
     assert poller.wait("m", timeout=5) is tracker
     poller.stop()

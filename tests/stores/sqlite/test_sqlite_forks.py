@@ -325,6 +325,18 @@ def test_an_interrupt_while_a_fork_waits_leaves_nothing_held_and_nothing_unnoted
     assert finish(child) == "KeyboardInterrupt\nTrue\n0\n"
 
 
+def test_what_was_closed_before_the_fork_is_not_kept_in_the_child(
+    store: SQLiteConversationStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(store)
+    link = sqlite_link.Link(str(path), "process")
+    link.close()
+    monkeypatch.setattr(link, "_made_by", -1)
+    assert link.is_inherited
+    link.__del__()
+    assert link not in sqlite_link._inherited
+
+
 @posix
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_what_was_not_noted_before_the_fork_is_not_opened_in_the_child(
