@@ -563,8 +563,10 @@ def test_a_line_that_is_nested_too_deep_is_not_taken_for_a_cut_one(book: Journal
         with pytest.raises(StoreCorrupt, match=r"nested too deep|whole ones follow"):
             book.read()
     Path(book.path).write_bytes(whole + line + b"\n")
-    with pytest.raises(StoreCorrupt, match=f"the line at byte {place.end} is nested too deep"):
+    reason = f"the line at byte {place.end} is nested too deep"
+    with pytest.raises(StoreCorrupt, match=reason) as caught:
         book.read_on(place)
+    assert caught.value.path == book.path
 
 
 @pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="no such limit")
@@ -585,8 +587,9 @@ def test_an_int_that_this_python_does_not_read_makes_no_cut_line(book: Journal) 
                 book.read()
         Path(book.path).write_bytes(reads)
         reason = f"the line at byte {place.end} cannot be read here: Exceeds the limit"
-        with pytest.raises(StoreCorrupt, match=reason):
+        with pytest.raises(StoreCorrupt, match=reason) as caught:
             book.read_on(place)
+        assert caught.value.path == book.path
         assert Path(book.path).read_bytes() == reads
         # What has such an int and is no JSON to anybody is damaged.
         assert not journal.is_whole(line_after(place, b'{"seq":%s,"ops":[}' % digits))

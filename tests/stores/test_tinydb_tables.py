@@ -432,6 +432,16 @@ def test_a_long_int_of_somebody_else_stays_and_what_is_beside_it_may_change(
     assert opened().db.table("mine").all() == [{"n": 2, "m": 1}, {"n": 1, "m": 1}]
 
 
+def test_an_id_that_is_given_is_not_given_again(opened: Open) -> None:
+    mine = opened().db.table("mine")
+    assert mine.insert_multiple([{}, {}, {}]) == [1, 2, 3]
+    mine.remove(doc_ids=[2, 3])
+    assert mine.insert(Document({}, doc_id=2)) == 2  # an id below the last one is no new last one
+    assert opened().db.table("mine").insert({}) == 4
+    opened().db.table("mine").insert(Document({}, doc_id=9))
+    assert mine.insert({}) == 10
+
+
 def test_an_id_that_is_too_long_is_not_counted_on(opened: Open, path: Path) -> None:
     """In the journal it would be an int that some Python could not read."""
     key, longest = 10**640, 10**640 - 1
