@@ -75,14 +75,13 @@ def stuck_page(
     )
 
 
-def spin_page(now_us: int, holder: Actor | None, how_long: str, actors: Iterable[Actor]) -> str:
-    """Some let others have their turn again and again, and nothing else happens."""
+def spin_page(now_us: int, spins: int, actors: Iterable[Actor]) -> str:
+    """Some let others have their turn again and again, and no time passes."""
     actors = list(actors)
-    spinning = (each for each in actors if each.spins and (each.parked or each is holder))
-    who = ", ".join(each.name for each in spinning) or "nobody"
+    who = ", ".join(each.name for each in actors if each.spins and each.parked)
     return _page(
-        f"for {how_long} nothing has happened on the fake clock, at +{now_us / SECOND:g} s, but "
-        f"that these went on and on: {who}",
+        f"at +{now_us / SECOND:g} s on the fake clock these had {spins:,} turns, and no time "
+        f"passes: {who}",
         actors,
         _SPIN_HINT,
     )

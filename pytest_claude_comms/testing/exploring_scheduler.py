@@ -24,8 +24,6 @@ class ExploringScheduler(Scheduler):
     and an actor may lose its turn at any ``point``. No time passes while anybody could go on.
     """
 
-    _MANY_SPINS = 100  # each is a turn in the trace
-
     def __init__(
         self,
         plan: Plan,
@@ -35,6 +33,8 @@ class ExploringScheduler(Scheduler):
     ) -> None:
         super().__init__(watchdog, moved, last_us)
         self.plan = plan
+        if plan.explores:
+            self._many_spins = 100  # each is a turn in the trace
         self.trace = Trace()
         self.trace.begins(1, self.test.name, 0)
         self.points = 0
@@ -180,8 +180,7 @@ class ExploringScheduler(Scheduler):
                 # The first of those that come equal: drawn priorities do not.
                 chosen = max(found, key=self._priority)
                 if chosen not in self._ready[chosen.order] and self._gives_way(chosen):
-                    found = self._at_any_time() + self._candidates(POLLS)
-                    chosen = min(found, key=lambda actor: actor.last_turn)
+                    return self._take_in_between(self._candidates(ORDINARY))
                 return self._take_up(chosen)
         return None
 

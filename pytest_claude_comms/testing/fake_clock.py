@@ -55,7 +55,8 @@ class FakeClock(Clock):
     What stays real: ``Event.wait``, ``queue.get`` and ``Thread.join`` with a timeout, and every
     thread that this clock did not start. A loop on ``time.monotonic()`` that does not sleep
     never ends. An actor that blocks outside the clock fails the test with ClockDeadlock after
-    ``watchdog`` seconds of real time; so does a wait that nothing can end, at once.
+    ``watchdog`` seconds of real time; so do a million turns at one instant of actors that wait for
+    no more than their turn (``sleep(0)``), and a wait that nothing can end, at once.
     """
 
     def __init__(self, start: datetime = START, *, watchdog: float = 10.0) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..clock import SECOND, Why
 from ..errors import ClockDeadlock
 from .actors import ORDINARY, SETTLED, Actor, Killed, Real
-from .clock_pages import spin_page, stuck_page
+from .clock_pages import stuck_page
 from .turns import Turns
 
 
@@ -176,37 +176,20 @@ class Scheduler(Turns):
             with self._mutex:
                 if self._progress() != seen or self.paused:
                     seen, since, still = self._progress(), Real.monotonic(), 0.0
-                    self._still_since = self._spins
                 elif still + Real.monotonic() - since >= self.watchdog:
-                    many = self._spins - self._still_since > self._MANY_SPINS
-                    page = self.stuck_page(
-                        spins_for=f"{self.watchdog:g} real seconds" if many else ""
-                    )
+                    page = self.stuck_page()
                     self._take_over()
                     raise ClockDeadlock(page)
                 elif self._outside and self._holder is None:
                     self._beat()
-        self._still = still + Real.monotonic() - since
-        if self._progress() != seen:
-            self._still, self._still_since = 0.0, self._spins
-        if self.test.spins and not self.test.woken:
-            self._check_spins()
-
-    def _check_spins(self) -> None:
-        """The test itself may go on and on, and beside it at most others who do."""
-        __tracebackhide__ = True
-        turns = self._spins - self._still_since
-        if turns > self._MOST_TURNS:
-            self._still_since = self._spins
-            raise ClockDeadlock(self.stuck_page(spins_for=f"{turns:,} turns"))
+        self._still = 0.0 if self._progress() != seen else still + Real.monotonic() - since
 
     def _got_turn(self) -> bool:
         self.test.gate.acquire(timeout=self._GLANCE)
         return self._holder is self.test
 
     def _progress(self) -> int:
-        # A poller that looked again in vain is no sign of life of what is outside, and who only
-        # lets others have their turn none at all.
+        # A poller that looked again in vain is no sign of life of what is outside.
         return self._turns - self._beaten_turns
 
     def _beat(self) -> None:
@@ -311,11 +294,8 @@ class Scheduler(Turns):
         """Each actor but the test, and what it waits for."""
         return [actor.line() for actor in self._actors]
 
-    def stuck_page(self, *, spins_for: str = "") -> str:
-        """Somebody has the turn and does not give it back, or gives it back and at once has it
-        again, for so long."""
-        if spins_for:
-            return spin_page(self.now_us, self._holder, spins_for, self._everybody())
+    def stuck_page(self) -> str:
+        """Somebody has the turn and does not give it back."""
         outside = [what if isinstance(what, str) else what() for what in self._outside.values()]
         return stuck_page(self._holder, outside, self.watchdog, self._everybody())
 

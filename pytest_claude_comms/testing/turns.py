@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ..clock import Why
 from ..errors import ClockDeadlock
 from .actors import ORDINARY, POLLS, SETTLED, Actor, Killed, Real, run_deep
-from .clock_pages import deadlock_page
+from .clock_pages import deadlock_page, spin_page
 from .timers import Timers
 
 _TORN_WAIT = "release unlocked lock"
@@ -28,11 +28,13 @@ class Turns:
     """Turns and time for the actors of one fake clock. The thread that makes it is the test's."""
 
     _MOST_TURNS = 1_000_000
-    """After so many turns ``run_until_idle`` gives up on ever being idle, and after so many spins
-    of the test itself nothing more is to be expected of them."""
-    _MANY_SPINS = 1_000
+    """After so many turns ``run_until_idle`` gives up on ever being idle; and after so many spins
+    at one instant, if they took as long as the watchdog waits, nothing more will come of them."""
+    _many_spins = 1_000
     """So often may actors go on at one instant, waiting for no more than their turn, before one
     comes that looks at a store: it is to see what they wait for."""
+    _OVER = 10
+    """Each time of so many it takes the instant for over: who spins may wait for a deadline."""
 
     def __init__(self, watchdog: float, moved: Callable[[int], None], last_us: int) -> None:
         self.now_us = 0
@@ -57,10 +59,10 @@ class Turns:
         self._beaten_turns = 0
         self._spins = 0
         """How many turns at this instant went to who had only let others have theirs."""
+        self._spinning_since = 0.0
+        """Since when, in real seconds."""
         self._still = 0.0
         """Real seconds for which the test has waited since anything happened."""
-        self._still_since = 0
-        """How many spins there were then."""
         self._closed: str | None = None
         self._taken_over = False
         self._interrupted = False
@@ -258,6 +260,10 @@ class Turns:
         if self.failures or self._interrupted:
             self._interrupted = False
             return self._resume_test()
+        if self._spins > self._MOST_TURNS and self._spin_long():
+            self.test.error = ClockDeadlock(spin_page(self.now_us, self._spins, self._everybody()))
+            self._spins = 0
+            return self._resume_test()
         while True:
             actor = self._next_now()
             if actor is not None:
@@ -288,28 +294,45 @@ class Turns:
             actor = self._timers.next_due(self.now_us, order)
             if actor is not None:
                 if self._gives_way(actor):
-                    actor = self._next_to_look() or actor
+                    return self._take_in_between([actor])
                 return self._take_up(actor)
         return None
 
     def _take_up(self, actor: Actor) -> Actor:
         """Out of its line, or its timer is due."""
         if actor not in self._ready[actor.order]:
-            actor.beaten = actor.spins
             self._unpark(actor)
         self._ready[actor.order].remove(actor)
         return actor
 
     def _gives_way(self, actor: Actor) -> bool:
         """Whether it is somebody else's turn now, for whom it may wait at this instant."""
-        self._spins += actor.spins
-        return actor.spins and self._spins % self._MANY_SPINS == 0
+        if not actor.spins:
+            return False
+        if self._spins == 0:
+            self._spinning_since = Real.monotonic()
+        self._spins += 1
+        return self._spins % self._many_spins == 0
 
-    def _next_to_look(self) -> Actor | None:
+    def _spin_long(self) -> bool:
+        return Real.monotonic() - self._spinning_since >= self.watchdog
+
+    def _looking(self) -> list[Actor]:
+        """Who could look at a store now, if all had acted."""
         looking = list(self._ready[POLLS])
-        if not self._outside:
-            looking += self._timers.due(self.now_us, POLLS)
-        return looking[0] if looking else None
+        return looking if self._outside else looking + self._timers.due(self.now_us, POLLS)
+
+    def _take_in_between(self, others: list[Actor]) -> Actor:
+        """Who had no turn for longest, of those who look at a store and of ``others``. Who looks
+        sees what there is, as if it was woken: what others still do at the instant of a deadline
+        counts. Only now and then it takes the instant for over."""
+        looking = self._looking()
+        is_over = self._spins % (self._OVER * self._many_spins) == 0
+        actors = looking if is_over and looking else [*others, *looking]
+        actor = min(actors, key=lambda each: each.last_turn)
+        if actor.order == POLLS:
+            actor.woken = not is_over
+        return self._take_up(actor)
 
     def _nothing_due(self) -> Actor:
         if self._idle_since is None:

@@ -346,4 +346,26 @@ def test_who_goes_on_and_on_at_one_instant_starves_nobody(looks: str) -> None:
                 clock.spawn(waits_too).join()
             assert clock.elapsed == 1
 
-    explore(program, 10)
+    explore(program, 4)
+
+
+def test_a_write_at_the_instant_of_a_deadline_counts_in_every_schedule() -> None:
+    """However many steps its task takes."""
+
+    async def piece() -> None:
+        pass
+
+    def program(clock: FakeClock) -> None:
+        with opened(clock, timeout=30) as store:
+
+            async def works() -> None:
+                await asyncio.sleep(30)
+                for _ in range(60):
+                    await asyncio.create_task(piece())
+                store.update_message("m", status="processing")
+                store.update_message("m", status="complete")
+
+            clock.spawn(lambda: asyncio.run(works()))
+            assert MessagePoller(store).wait("m", timeout=60).status.value == "complete"
+
+    explore(program, 5)
