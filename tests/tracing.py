@@ -1,4 +1,4 @@
-"""A trace function for the time of a block, and no garbage collected meanwhile.
+"""A trace or profile function for the time of a block, and no garbage collected meanwhile.
 
 What a collection runs in the midst of any line (callbacks of ``gc`` as Hypothesis has one, of weak
 references, finalizers) would be traced too: what is raised there is lost, a handler that comes
@@ -20,18 +20,28 @@ class Traced:
     A tracer of all files would trace ``__exit__`` too: whoever has one sets it off before.
     """
 
+    _get: Callable[[], Any] = staticmethod(sys.gettrace)
+    _set: Callable[[Any], None] = staticmethod(sys.settrace)
+
     def __init__(self, tracer: Callable[[FrameType, str, Any], Any]) -> None:
         self._tracer = tracer
         self._before: Any = None
         self._collects = False
 
     def __enter__(self) -> Traced:
-        self._before, self._collects = sys.gettrace(), gc.isenabled()
+        self._before, self._collects = self._get(), gc.isenabled()
         gc.disable()
-        sys.settrace(self._tracer)
+        self._set(self._tracer)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
+        self._set(self._before)
         if self._collects:
             gc.enable()
+
+
+class Profiled(Traced):
+    """The same with a profile function, which sees calls and returns only."""
+
+    _get = staticmethod(sys.getprofile)
+    _set = staticmethod(sys.setprofile)

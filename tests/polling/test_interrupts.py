@@ -23,6 +23,7 @@ from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.fake_clock import FakeClock
 from pytest_claude_comms.testing.leaks import pollers_under_way
 from pytest_claude_comms.tracking import StatusTracker
+from tests.tracing import Profiled
 
 _PATIENCE = 60.0
 _WATCHERS = {each.__file__ for each in (clock, dispatch, following, polling, tracking, waiting)}
@@ -41,14 +42,11 @@ class Interrupt:
 
     def strikes(self, act: Callable[[], object]) -> bool:
         """Whether ``act`` has so many places; then it was interrupted there."""
-        before = sys.getprofile()
-        sys.setprofile(self._profile)
-        try:
-            act()
-        except KeyboardInterrupt:
-            assert self.came
-        finally:
-            sys.setprofile(before)
+        with Profiled(self._profile):
+            try:
+                act()
+            except KeyboardInterrupt:
+                assert self.came
         return self.came
 
     def _profile(self, frame: FrameType, event: str, _: object) -> None:

@@ -27,6 +27,7 @@ from pytest_claude_comms.stores.files import Claim, FileLock, create_private, fs
 from pytest_claude_comms.stores.sqlite_reading import SQLiteReader
 from pytest_claude_comms.stores.tinydb_reading import TinyDBReader
 from tests.stores.sqlite_kit import Python, finish
+from tests.tracing import Profiled
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 CLOCK = SystemClock()
@@ -199,13 +200,12 @@ def test_what_a_handler_raises_at_a_fork_leaves_no_lock_in_the_child(
                 if not left:
                     raise KeyboardInterrupt
 
-        sys.setprofile(interrupt)
-        child = os.fork()
-        if not child:
-            sys.setprofile(None)
-            is_forgotten = lock._descriptor is None and lock._owner is None
-            os._exit(2 * (not left) + is_forgotten)
-        sys.setprofile(None)
+        with Profiled(interrupt):
+            child = os.fork()
+            if not child:
+                sys.setprofile(None)
+                is_forgotten = lock._descriptor is None and lock._owner is None
+                os._exit(2 * (not left) + is_forgotten)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (1, 3), step
         came = code == 3
