@@ -43,7 +43,7 @@ class TestAnswers:
     def test_chunks_come_one_after_another_with_partial_messages(
         self, scripted: ScriptedClaude
     ) -> None:
-        scripted.replies("Use _key", after=0.05, chunks=4, every=0.03)
+        scripted.replies("Use _key", after=0.6, chunks=4, every=0.2)
         process = run(scripted, "-p", "q", *PARTIAL)
         deltas = [
             (at, json.loads(line)["event"]["delta"]["text"])
@@ -51,16 +51,17 @@ class TestAnswers:
             if '"text_delta"' in line
         ]
         assert [text for _, text in deltas] == ["Us", "e ", "_k", "ey"]
-        assert deltas[0][0] - process.lines[0][0] > 0.04
-        assert deltas[-1][0] - deltas[0][0] > 0.08
+        # Since its start: when a line is read, and how long after another, the system says.
+        assert deltas[0][0] >= 0.6
+        assert deltas[-1][0] >= 1.2
 
     def test_without_them_the_answer_is_one_line_after_all_of_it(
         self, scripted: ScriptedClaude
     ) -> None:
-        scripted.replies("Use _key", after=0.02, chunks=4, every=0.02)
+        scripted.replies("Use _key", after=0.3, chunks=4, every=0.2)
         process = run(scripted, "-p", "q", *STREAM)
         assert types(process) == ["system", "assistant", "result"]
-        assert process.lines[1][0] - process.lines[0][0] > 0.07
+        assert process.lines[1][0] >= 0.9
 
     def test_json_with_verbose_is_an_array_of_everything(self, scripted: ScriptedClaude) -> None:
         scripted.replies("Hi")

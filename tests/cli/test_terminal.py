@@ -221,7 +221,8 @@ from pytest_claude_comms.cli import main
 from pytest_claude_comms.stores.core import BaseStore
 def wait(self):
     print("reading", flush=True)
-    time.sleep(60)
+    while True:
+        time.sleep(0.01)  # a signal right before a sleep does not end it
 BaseStore.threads = wait
 sys.exit(main(["threads"]))
 """

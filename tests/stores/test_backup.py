@@ -354,13 +354,15 @@ def test_one_state_of_a_store_that_is_being_written(
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         revisions = set()
-        for turn in range(5):
+        for turn in range(500):  # the system gives the writer its time when it likes
             before = store.cursor()
             backup_store(store, tmp_path / str(turn))
             report = check_store(f"{store.backend}:///{tmp_path / str(turn)}")
             assert report.findings == ()
             assert before <= report.revision <= store.cursor()
             revisions.add(report.revision)
+            if turn >= 4 and len(revisions) > 1:
+                break
     finally:
         child.kill()
         child.communicate()

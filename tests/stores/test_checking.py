@@ -155,12 +155,14 @@ def test_a_store_that_is_being_written(store: ConversationStore) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         revisions = set()
-        for turn in range(12):
+        for turn in range(5_000):  # the system gives the writer its time when it likes
             if turn == 6:
                 store.compact(keep=20)
             report = check_store(store.url)
             assert report.findings == ()
             revisions.add(report.revision)
+            if turn >= 11 and len(revisions) > 3:
+                break
     finally:
         child.kill()
         child.communicate()

@@ -352,13 +352,15 @@ def test_one_state_of_a_source_that_is_being_written(
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         revisions = set()
-        for turn in range(5):
+        for turn in range(500):  # the system gives the writer its time when it likes
             with target_of(BACKENDS[turn % 3], tmp_path / str(turn)) as target:
                 report = copy_store(store, target)
                 assert check_store(target).findings == ()
                 changes = target.changes().items
                 assert [each.revision for each in changes] == list(range(1, report.revision + 1))
                 revisions.add(report.revision)
+            if turn >= 4 and len(revisions) > 1:
+                break
     finally:
         child.kill()
         child.communicate()
