@@ -34,7 +34,10 @@ def backup_store(
     """
     values.a_store(store, "what is backed up")
     if not hasattr(store, "write_backup"):
-        instead = "copy_store() copies it into a store that has a file"
+        lacks = "it has no write_backup(), nor snapshot() to be copied by; see BackedUp and "
+        lacks += "Copyable in pytest_claude_comms.stores.reports"
+        copies = "copy_store() copies it into a store that has a file"
+        instead = copies if hasattr(store, "snapshot") else lacks
         raise StoreError(f"{store.url} cannot be backed up into a file: {instead}")
     given = os.path.abspath(path_of(path))
     name = os.path.realpath(given)

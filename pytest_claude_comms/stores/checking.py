@@ -38,7 +38,10 @@ def check_store(store: ConversationStore | str) -> CheckReport:
         if isinstance(store, str):
             raise StoreError(f"{url}: nothing is kept there that could be checked")
         if not hasattr(store, "snapshot"):
-            raise StoreError(f"a store of the kind {backend!r} has no snapshot() to be checked by")
+            raise StoreError(
+                f"a store of the kind {backend!r} has no snapshot(), so it cannot be checked; see "
+                "pytest_claude_comms.stores.reports.Copyable"
+            )
         snapshot = cast("Copyable", store).snapshot()
         return replace(report.counting(snapshot), findings=tuple(findings_of(snapshot)))
     if not os.path.isfile(path):
@@ -66,7 +69,7 @@ def _place_of(store: ConversationStore | str) -> tuple[str, str, str | None]:
             # Only its own code can read it, and to open it may create it.
             raise StoreError(
                 f"{url}: only the package that brings this scheme can read it; open that store "
-                "with open_store(url), and give it to check_store"
+                "with open_store(url), and give it to check_store (for which it needs snapshot())"
             )
         return url, backend, None
     from . import path_in

@@ -58,8 +58,11 @@ class Actor:
         """Whether it has its next turn only to look again."""
         self.spins = False
         """Whether what it waits for is only that others have their turn at this instant."""
+        self._spun = self._spun_at_us = 0
+        self.steps_to_clean_up = 10_000
+        """Of an event loop whose clock is closed: so often it may go on with nothing to do."""
         self.last_turn = 0
-        """Which one of all turns it was."""
+        """Which one of all turns it was, or was the last when it was enrolled."""
         self.timers: list[Timer] = []
         self.error: BaseException | None = None
         self.joiners: list[Actor] = []
@@ -90,6 +93,14 @@ class Actor:
     def is_alive(self) -> bool:
         """Whether its thread runs."""
         return self.thread is not None and self.thread.is_alive()
+
+    def spin(self, now_us: int) -> None:
+        """Count a turn at an instant for which it had waited only that others had theirs."""
+        self._spun, self._spun_at_us = self.spins_at(now_us) + 1, now_us
+
+    def spins_at(self, now_us: int) -> int:
+        """How many were counted at this instant."""
+        return self._spun if self._spun_at_us == now_us else 0
 
     def lines(self) -> list[str]:
         """What it does or waits for, for a person who has room for all of it."""

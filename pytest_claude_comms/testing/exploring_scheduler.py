@@ -24,6 +24,9 @@ class ExploringScheduler(Scheduler):
     and an actor may lose its turn at any ``point``. No time passes while anybody could go on.
     """
 
+    _most_spins = 100_000
+    """Fewer than elsewhere: each is a turn in the trace."""
+
     def __init__(
         self,
         plan: Plan,
@@ -34,7 +37,7 @@ class ExploringScheduler(Scheduler):
         super().__init__(watchdog, moved, last_us)
         self.plan = plan
         if plan.explores:
-            self._many_spins = 100  # each is a turn in the trace
+            self._many_spins = 100
         self.trace = Trace()
         self.trace.begins(1, self.test.name, 0)
         self.points = 0
@@ -179,9 +182,10 @@ class ExploringScheduler(Scheduler):
             if found:
                 # The first of those that come equal: drawn priorities do not.
                 chosen = max(found, key=self._priority)
-                if chosen not in self._ready[chosen.order] and self._gives_way(chosen):
-                    return self._take_in_between(self._candidates(ORDINARY))
-                return self._take_up(chosen)
+                if chosen.spins and chosen.parked and self._spins > self._many_spins:
+                    # By now it is no matter of order: who goes on waits for one of the others.
+                    chosen = min(found, key=lambda each: each.last_turn)
+                return self._take_up(self._who_comes_in_between(chosen) or chosen)
         return None
 
     def _give_turn(self, actor: Actor) -> None:
@@ -197,11 +201,8 @@ class ExploringScheduler(Scheduler):
             self.trace.ends(f"it waits for {reason}", place())
         return super().park(why, **how)
 
-    def stand_back(self, why: Why, order: int) -> None:
+    def stand_back(self, why: Why, order: int) -> bool:
         __tracebackhide__ = True
-        actor = self.me()
-        if actor is not None:
-            actor.woken = False  # it comes when the instant is over
-            if self._holder is actor and self._closed is None:
-                self.trace.ends(f"it waits for {why if isinstance(why, str) else why()}", place())
-        super().stand_back(why, order)
+        if self._holder is self.me() and self._closed is None:
+            self.trace.ends(f"it waits for {why if isinstance(why, str) else why()}", place())
+        return super().stand_back(why, order)

@@ -28,6 +28,8 @@ from .scheduler import Scheduler
 
 _CLEANING = 0.05
 """Real seconds for which a loop whose clock has stopped waits at a time."""
+_ALONE = 10_000
+"""So many steps at one instant a loop that nobody waits for takes without a change of turns."""
 _HALF_A_MICROSECOND = 0.5 / SECOND
 _SELECTORS = (
     "SelectSelector",
@@ -122,9 +124,12 @@ class FakeLoops:
             )
             span_us = _span_us(loop, timeout)
             if span_us == 0:
-                if actor.killed and stopped_for is None:
-                    return ready  # what it does since is to clean up
-                if not scheduler.others_are_ready:
+                if actor.killed and stopped_for is None and actor.steps_to_clean_up:
+                    actor.steps_to_clean_up -= 1
+                    return ready
+                # Who goes on for ever is to be seen by those that watch over the turns.
+                if actor.spins_at(scheduler.now_us) < _ALONE and not scheduler.others_are_ready:
+                    actor.spin(scheduler.now_us)
                     scheduler.check_open()
                     return ready
             self._parked[id(loop)] = actor
@@ -271,12 +276,13 @@ class FakeLoopWakeup(LoopWakeup):
             for planned in (beat, due):
                 if planned is not None:
                     scheduler.cancel(planned)
+        in_between = False
         if self._polls and scheduler.me() is not None:
             # At one instant the loop's other tasks come first, and then all other actors.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            scheduler.stand_back("its turn to poll", POLLS)
-        woken, self._set = self._set, False
+            in_between = scheduler.stand_back("its turn to poll", POLLS)
+        woken, self._set = self._set or in_between, False
         return woken
 
     def _beat(self) -> None:

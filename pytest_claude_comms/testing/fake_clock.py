@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 import sys
@@ -159,6 +160,8 @@ class FakeClock(Clock):
     ) -> Handle:
         if not callable(f):
             raise TypeError(f"{f!r} cannot be called; pass the function and its arguments apart")
+        if inspect.iscoroutinefunction(f):
+            raise TypeError(f"{_name(f)} is an async function: pass lambda: asyncio.run(f())")
         self._scheduler.check_open()
         self.watch_test()
         actor = self._scheduler.start(name, partial(f, *args, **kwargs), at_us)

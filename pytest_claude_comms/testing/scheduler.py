@@ -65,12 +65,15 @@ class Scheduler(Turns):
             self._torn(actor)
             raise
 
-    def stand_back(self, why: Why, order: int) -> None:
-        """Let all others have their turn that are ready at this instant and come before."""
+    def stand_back(self, why: Why, order: int) -> bool:
+        """Let all others have their turn that are ready at this instant and come before. True if
+        they go on and on, and it is to look in between."""
         __tracebackhide__ = True
         actor = self._enter()
+        actor.woken = False
         self._let_others(actor, why, order)
         self._raise_what_came(actor)
+        return actor.woken
 
     def _let_others(self, actor: Actor, why: Why, order: int) -> None:
         __tracebackhide__ = True

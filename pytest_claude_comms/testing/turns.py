@@ -28,13 +28,16 @@ class Turns:
     """Turns and time for the actors of one fake clock. The thread that makes it is the test's."""
 
     _MOST_TURNS = 1_000_000
-    """After so many turns ``run_until_idle`` gives up on ever being idle; and after so many spins
-    at one instant, if they took as long as the watchdog waits, nothing more will come of them."""
+    """After so many turns ``run_until_idle`` gives up on ever being idle."""
+    _most_spins = 1_000_000
+    """After so many at one instant, if they took as long as the watchdog waits, nothing more will
+    come of them."""
     _many_spins = 1_000
     """So often may actors go on at one instant, waiting for no more than their turn, before one
-    comes that looks at a store: it is to see what they wait for."""
-    _OVER = 10
-    """Each time of so many it takes the instant for over: who spins may wait for a deadline."""
+    comes that was to have its turn after them: it is to see what they wait for."""
+    _OVER = 10_000
+    """After so many turns of each of them the instant is taken for over, and after ten times as
+    many of them all: they may wait for what is due now, a deadline."""
 
     def __init__(self, watchdog: float, moved: Callable[[int], None], last_us: int) -> None:
         self.now_us = 0
@@ -109,7 +112,7 @@ class Turns:
     ) -> Actor:
         """Enrol a function: ready now, or due at an instant (``weak``: if time comes so far)."""
         actor = Actor(name, run)
-        actor.order = order
+        actor.order, actor.last_turn = order, self._turns
         try:
             with self._mutex:
                 self.check_open()
@@ -260,7 +263,7 @@ class Turns:
         if self.failures or self._interrupted:
             self._interrupted = False
             return self._resume_test()
-        if self._spins > self._MOST_TURNS and self._spin_long():
+        if self._spins > self._most_spins and self._spin_on():
             self.test.error = ClockDeadlock(spin_page(self.now_us, self._spins, self._everybody()))
             self._spins = 0
             return self._resume_test()
@@ -293,9 +296,7 @@ class Turns:
                 continue
             actor = self._timers.next_due(self.now_us, order)
             if actor is not None:
-                if self._gives_way(actor):
-                    return self._take_in_between([actor])
-                return self._take_up(actor)
+                return self._take_up(self._who_comes_in_between(actor) or actor)
         return None
 
     def _take_up(self, actor: Actor) -> Actor:
@@ -305,34 +306,43 @@ class Turns:
         self._ready[actor.order].remove(actor)
         return actor
 
-    def _gives_way(self, actor: Actor) -> bool:
-        """Whether it is somebody else's turn now, for whom it may wait at this instant."""
-        if not actor.spins:
-            return False
+    def _who_comes_in_between(self, actor: Actor) -> Actor | None:
+        """Now and then, if ``actor``, whose turn it is, only lets others have theirs: who had none
+        for longest, of those that come after all of its kind. It looks as if it was woken: what
+        is done at the instant of a deadline counts, until the instant is taken for over."""
+        if not (actor.spins and actor.parked):
+            return None
         if self._spins == 0:
             self._spinning_since = Real.monotonic()
         self._spins += 1
-        return self._spins % self._many_spins == 0
+        actor.spin(self.now_us)
+        if self._spins % self._many_spins:
+            return None
+        is_over = self._is_over()
+        others = [*self._ready[POLLS], *self._ready[SETTLED]]
+        if is_over:
+            others += self._timers.due(self.now_us, POLLS)
+        if not others:
+            return None
+        chosen = min(others, key=lambda each: each.last_turn)
+        chosen.woken = chosen.woken or not is_over
+        return chosen
 
-    def _spin_long(self) -> bool:
-        return Real.monotonic() - self._spinning_since >= self.watchdog
+    def _is_over(self) -> bool:
+        """Whether those that go on at this instant have had turns enough."""
+        if self._outside:
+            return False
+        going_on = [*self._ready[ORDINARY], *self._timers.due(self.now_us, ORDINARY)]
+        return (
+            all(actor.spins_at(self.now_us) >= self._OVER for actor in going_on)
+            or self._spins >= 10 * self._OVER
+        )
 
-    def _looking(self) -> list[Actor]:
-        """Who could look at a store now, if all had acted."""
-        looking = list(self._ready[POLLS])
-        return looking if self._outside else looking + self._timers.due(self.now_us, POLLS)
-
-    def _take_in_between(self, others: list[Actor]) -> Actor:
-        """Who had no turn for longest, of those who look at a store and of ``others``. Who looks
-        sees what there is, as if it was woken: what others still do at the instant of a deadline
-        counts. Only now and then it takes the instant for over."""
-        looking = self._looking()
-        is_over = self._spins % (self._OVER * self._many_spins) == 0
-        actors = looking if is_over and looking else [*others, *looking]
-        actor = min(actors, key=lambda each: each.last_turn)
-        if actor.order == POLLS:
-            actor.woken = not is_over
-        return self._take_up(actor)
+    def _spin_on(self) -> bool:
+        """Whether somebody does, for as long as the watchdog waits."""
+        return Real.monotonic() - self._spinning_since >= self.watchdog and any(
+            actor.spins and actor.parked for actor in self._everybody()
+        )
 
     def _nothing_due(self) -> Actor:
         if self._idle_since is None:

@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 
-from pytest_claude_comms import ClockDeadlock, MemoryConversationStore, MessagePoller, WaitTimeout
+from pytest_claude_comms import (
+    ClockDeadlock,
+    MemoryConversationStore,
+    MessagePoller,
+    StatusTracker,
+    WaitTimeout,
+)
 from pytest_claude_comms.testing import FakeClock
 from pytest_claude_comms.testing.actors import Real
 from pytest_claude_comms.testing.scheduler import Scheduler
@@ -612,7 +618,7 @@ def test_a_busy_loop_at_the_instant_of_a_deadline_sees_it(
 def test_loops_that_wait_for_each_other_for_ever_have_a_page(
     monkeypatch: pytest.MonkeyPatch, tester: bool
 ) -> None:
-    monkeypatch.setattr(Scheduler, "_MOST_TURNS", 5_000)
+    monkeypatch.setattr(Scheduler, "_most_spins", 5_000)
     never: list[object] = []
 
     async def waits() -> None:
@@ -639,11 +645,13 @@ def test_loops_that_wait_for_each_other_for_ever_have_a_page(
     )
 
 
-@pytest.mark.parametrize("how", ["task", "thread"])
-def test_a_write_at_the_instant_of_a_deadline_counts_after_many_steps_too(
-    clock: FakeClock, store: MemoryConversationStore, how: str
+@pytest.mark.parametrize("patience", [False, True], ids=["deadline", "patience"])
+@pytest.mark.parametrize("awaits", [False, True], ids=["waits", "awaits"])
+@pytest.mark.parametrize("how", ["task", "thread", "same loop"])
+def test_a_write_at_the_last_instant_counts_after_many_steps_too(
+    clock: FakeClock, store: MemoryConversationStore, how: str, *, awaits: bool, patience: bool
 ) -> None:
-    message = store.add_message("t", "a", status="processing", timeout=30)
+    message = store.add_message("t", "a", status="processing", timeout=None if patience else 30)
 
     async def piece() -> None:
         pass
@@ -660,10 +668,103 @@ def test_a_write_at_the_instant_of_a_deadline_counts_after_many_steps_too(
             time.sleep(0)
         store.update_message(message, status="complete")
 
-    handle = clock.spawn(works_too if how == "thread" else lambda: asyncio.run(works()))
-    tracker = MessagePoller(store).wait(message, timeout=60)
+    async def main() -> StatusTracker:
+        task = asyncio.create_task(works() if how == "same loop" else piece())
+        tracker = await MessagePoller(store).wait_async(message, timeout=30 if patience else 60)
+        await task
+        return tracker
+
+    handle = None
+    if how != "same loop":
+        handle = clock.spawn(works_too if how == "thread" else lambda: asyncio.run(works()))
+    if awaits or handle is None:
+        tracker = asyncio.run(main())
+    else:
+        tracker = MessagePoller(store).wait(message, timeout=30 if patience else 60)
     assert (tracker.status.value, clock.elapsed) == ("complete", 30)
-    handle.join()
+    if handle is not None:
+        handle.join()
+
+
+@pytest.mark.parametrize("awaits", [False, True], ids=["waits", "awaits"])
+def test_who_awaits_a_deadline_by_steps_sees_it(
+    clock: FakeClock, store: MemoryConversationStore, *, awaits: bool
+) -> None:
+    """Its own poller's, in its own loop: nobody else can go on."""
+    message = store.add_message("t", "a", status="processing", timeout=30)
+
+    async def main() -> None:
+        poller = MessagePoller(store)
+        tracker = poller.track(message)
+        if awaits:
+            waits: Any = asyncio.create_task(poller.wait_async(message))
+        else:
+            waits = asyncio.sleep(0)
+            clock.spawn(poller.wait, message)
+        await asyncio.sleep(30)
+        while not tracker.is_terminal:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await waits
+        assert (tracker.status.value, clock.elapsed) == ("timeout", 30)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["alone", "something is due", "spawned"])
+def test_a_loop_that_only_yields_has_a_page(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(Scheduler, "_most_spins", 500)
+
+    async def main() -> None:
+        while True:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    def runs() -> None:
+        asyncio.run(main())
+
+    with FakeClock(watchdog=0.3) as clock:
+        clock.install(freeze=False)
+        if how == "something is due":
+            clock.at(5, str)
+        with pytest.raises(ClockDeadlock) as caught:
+            if how == "spawned":
+                clock.spawn(runs)
+                clock.advance(1)
+            else:
+                runs()
+    name = runs.__qualname__ if how == "spawned" else "the test"
+    assert re.match(
+        rf"at \+0 s on the fake clock these had [\d,]{{3,}} turns, and no time passes: {name}\n",
+        str(caught.value),
+    ), caught.value
+
+
+@pytest.mark.parametrize("comes", [True, False])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loop_that_cleans_up_for_ever_ends_with_its_clock(*, comes: bool) -> None:
+    """Actors end one after another, so what it waits for may never come."""
+    told: list[str] = []
+
+    async def first() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            while not told or not comes:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    async def second() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append("it has ended")
+
+    clock = FakeClock(watchdog=60)
+    clock.install(freeze=False)
+    handles = [clock.spawn(lambda f=f: asyncio.run(f())) for f in (first, second)]
+    clock.advance(1)
+    clock.close()
+    assert not any(handle.is_alive() for handle in handles)
+    assert told == ["it has ended"]
 
 
 def test_a_loop_cleans_up_when_its_clock_is_closed() -> None:
@@ -691,10 +792,15 @@ def test_a_loop_cleans_up_when_its_clock_is_closed() -> None:
     assert sorted(told[2:]) == ["one has ended", "other has ended"]
 
 
-def test_a_busy_loop_ends_with_its_clock() -> None:
-    ended = threading.Event()
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_a_busy_loop_ends_with_its_clock(monkeypatch: pytest.MonkeyPatch, *, is_slow: bool) -> None:
+    monkeypatch.setattr(Scheduler, "_most_spins", 500)
+    begins, ended = threading.Event(), threading.Event()
 
     async def spins() -> None:
+        if is_slow:
+            Real.sleep(0.5)  # longer than the watchdog waits
+        begins.set()
         while True:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -707,7 +813,9 @@ def test_a_busy_loop_ends_with_its_clock() -> None:
     clock = FakeClock(watchdog=0.3)
     clock.install(freeze=False)
     clock.spawn(runs)
-    with pytest.raises(ClockDeadlock, match=r"runs has not come back to the fake clock"):
+    why = "runs has not come back to the fake clock" if is_slow else "these had .* no time passes"
+    with pytest.raises(ClockDeadlock, match=why):
         clock.advance(1)
+    assert begins.wait(10)
     clock.close()
     assert ended.is_set()

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone, tzinfo
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pytest_claude_comms.clock import Clock
 from pytest_claude_comms.errors import ClockDeadlock
+from pytest_claude_comms.polling import MessagePoller
 from pytest_claude_comms.stores.memory import MemoryConversationStore
-from pytest_claude_comms.testing.actors import ORDINARY, Real
+from pytest_claude_comms.testing.actors import ORDINARY, POLLS, Real
 from pytest_claude_comms.testing.fake_clock import FakeClock
 from pytest_claude_comms.testing.scheduler import Scheduler
 
@@ -282,7 +284,7 @@ def test_what_is_due_comes_before_who_looks_however_many_it_are(clock: FakeClock
 def test_who_goes_on_and_on_at_one_instant_for_as_long_as_the_watchdog_waits_is_told_of(
     monkeypatch: pytest.MonkeyPatch, tester: bool
 ) -> None:
-    monkeypatch.setattr(Scheduler, "_MOST_TURNS", 500)
+    monkeypatch.setattr(Scheduler, "_most_spins", 500)
 
     def goes_on(clock: FakeClock) -> None:
         while True:
@@ -305,6 +307,84 @@ def test_who_goes_on_and_on_at_one_instant_for_as_long_as_the_watchdog_waits_is_
     )
     assert "time passes only when all wait" in page[-3]
     clock.close()
+
+
+def test_who_went_on_and_on_before_is_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scheduler, "_most_spins", 500)
+
+    def works() -> None:
+        until = Real.monotonic() + 0.2
+        while Real.monotonic() < until:
+            pass
+
+    with FakeClock(watchdog=0.5) as clock:
+        for _ in range(600):
+            clock.sleep(0)
+        for _ in range(4):
+            clock.spawn(works).join()
+
+
+@pytest.mark.parametrize("others", [1, 20])
+def test_however_many_go_on_at_the_instant_of_a_deadline_a_write_counts(others: int) -> None:
+    with FakeClock(watchdog=5) as clock:
+        store = MemoryConversationStore(clock=clock)
+        store.create_thread(thread_id="t")
+        message = store.add_message("t", "a", status="processing", timeout=30)
+        done: list[object] = []
+
+        def works() -> None:
+            clock.sleep(30)
+            for _ in range(4_000):
+                clock.sleep(0)
+            store.update_message(message, status="complete")
+            done.append(1)
+
+        def waits() -> None:
+            clock.sleep(30)
+            while not done:
+                clock.sleep(0)
+
+        handles = [clock.spawn(works), *(clock.spawn(waits) for _ in range(others))]
+        assert MessagePoller(store).wait(message, timeout=60).status == "complete"
+        for handle in handles:
+            handle.join()
+
+
+def test_an_instant_is_over_though_others_come_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Scheduler, "_OVER", 200)
+    with FakeClock(watchdog=5) as clock:
+        store = MemoryConversationStore(clock=clock)
+        store.create_thread(thread_id="t")
+        message = store.add_message("t", "a", status="processing", timeout=30)
+        with MessagePoller(store) as poller:
+            tracker = poller.track(message)
+            clock.sleep(30)
+            while not tracker.is_terminal:
+                clock.spawn(clock.sleep, 0)
+                clock.sleep(0)
+            assert clock.elapsed == 30
+
+
+def test_who_stands_back_is_told_whether_the_instant_is_over(clock: FakeClock) -> None:
+    def goes_on() -> None:
+        for _ in range(20_000):
+            clock.sleep(0)
+
+    handle = clock.spawn(goes_on)
+    told = [clock._scheduler.stand_back("a turn", POLLS) for _ in range(11)]
+    assert told == [True] * 9 + [False] * 2
+    handle.join()
+    assert clock._scheduler.stand_back("a turn", POLLS) is False
+
+
+def test_an_async_function_is_no_action(clock: FakeClock) -> None:
+    async def acts() -> None: ...
+
+    for plan in (partial(clock.at, 1), partial(clock.after, 1), clock.spawn):
+        with pytest.raises(TypeError, match=r"acts is an async function.*asyncio\.run\("):
+            plan(acts)
 
 
 @pytest.mark.parametrize("how", ["handed over", "spawned", "joined", "advanced", "looked for"])

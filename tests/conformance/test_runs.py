@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_claude_comms.testing import StoreConformance
 from pytest_claude_comms.testing.conformance import VERSION
 from tests.plugin.conftest import Run
 from tests.plugin.conftest import run as run  # noqa: PLC0414 - a fixture
@@ -167,3 +168,17 @@ def test_without_a_class_and_under_xdist(run: Run, pytester: pytest.Pytester) ->
             "third:open_in breaks transitions.6: *",
         ]
     )
+
+
+def test_a_factory_that_is_no_fixture_is_refused_where_the_class_is_made() -> None:
+    def plain(self: object) -> str:
+        return "sqlite"
+
+    @pytest.fixture
+    def fixture() -> str:
+        return "sqlite"
+
+    for wrong in (plain, "sqlite"):
+        with pytest.raises(TypeError, match=r"^TestMine\.store_factory is no fixture: make it"):
+            type("TestMine", (StoreConformance,), {"store_factory": wrong})
+    type("TestMine", (StoreConformance,), {"store_factory": fixture})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from pytest_claude_comms.stores.memory import MemoryConversationStore
 from pytest_claude_comms.testing.exploring import Found, explore
 from pytest_claude_comms.testing.exploring_clock import ExploringClock
 from pytest_claude_comms.testing.exploring_plan import Seed
+from pytest_claude_comms.testing.exploring_scheduler import ExploringScheduler
 from pytest_claude_comms.testing.fake_clock import FakeClock
-from pytest_claude_comms.tracking import Event
+from pytest_claude_comms.tracking import Event, StatusTracker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -349,23 +352,93 @@ def test_who_goes_on_and_on_at_one_instant_starves_nobody(looks: str) -> None:
     explore(program, 4)
 
 
-def test_a_write_at_the_instant_of_a_deadline_counts_in_every_schedule() -> None:
-    """However many steps its task takes."""
+@pytest.mark.parametrize("how", ["waits", "awaits", "beside who waits for it", "many steps"])
+def test_a_write_at_the_instant_of_a_deadline_counts_in_every_schedule(how: str) -> None:
+    """However many steps it takes."""
 
     async def piece() -> None:
         pass
 
     def program(clock: FakeClock) -> None:
+        done: list[object] = []
+
+        def ends() -> None:
+            store.update_message("m", status="processing")
+            store.update_message("m", status="complete")
+            done.append(1)
+
+        async def works() -> None:
+            await asyncio.sleep(30)
+            for _ in range(150):
+                await asyncio.create_task(piece())
+            ends()
+
+        def works_too() -> None:
+            clock.sleep(30)
+            for _ in range(20 if how.startswith("beside") else 1_200):
+                clock.sleep(0)
+            ends()
+
+        def waits() -> None:
+            clock.sleep(30)
+            while not done:
+                clock.sleep(0)
+
+        async def main() -> StatusTracker:
+            task = asyncio.create_task(works())
+            tracker = await MessagePoller(store).wait_async("m", timeout=60)
+            await task
+            return tracker
+
         with opened(clock, timeout=30) as store:
+            if how == "waits":
+                clock.spawn(lambda: asyncio.run(works()))
+            elif how != "awaits":
+                clock.spawn(works_too)
+            if how.startswith("beside"):
+                clock.spawn(waits)
+            if how == "awaits":
+                assert asyncio.run(main()).status == "complete"
+            else:
+                assert MessagePoller(store).wait("m", timeout=60).status == "complete"
 
-            async def works() -> None:
-                await asyncio.sleep(30)
-                for _ in range(60):
-                    await asyncio.create_task(piece())
-                store.update_message("m", status="processing")
-                store.update_message("m", status="complete")
+    explore(program, 4 if how == "many steps" else 9)
 
-            clock.spawn(lambda: asyncio.run(works()))
-            assert MessagePoller(store).wait("m", timeout=60).status.value == "complete"
 
-    explore(program, 5)
+@pytest.mark.parametrize("gives", ["event", "queue"])
+def test_who_waits_for_what_is_given_at_this_instant_has_it(gives: str) -> None:
+    """Though who gave it goes on until it was taken."""
+
+    def program(clock: FakeClock) -> None:
+        event, items = threading.Event(), queue.Queue[int]()
+        done: list[object] = []
+
+        def takes() -> None:
+            if gives == "event":
+                event.wait()
+            else:
+                items.get()
+            done.append(1)
+
+        handle = clock.spawn(takes)
+        event.set()
+        items.put(1)
+        while not done:
+            clock.sleep(0)
+        handle.join()
+
+    explore(program, 6)
+
+
+def test_a_loop_that_only_yields_has_a_page_in_an_exploration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ExploringScheduler, "_most_spins", 500)
+
+    async def main() -> None:
+        while True:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    with pytest.raises(Found) as found:
+        explore(lambda clock: asyncio.run(main()), 1, watchdog=0.3)
+    assert "turns, and no time passes: the test\n" in str(found.value.__cause__)

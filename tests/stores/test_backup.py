@@ -21,7 +21,7 @@ from pytest_claude_comms import (
     TinyDBConversationStore,
     open_store,
 )
-from pytest_claude_comms.stores import backup, sqlite_keeping, sqlite_rows
+from pytest_claude_comms.stores import backup, keeping, sqlite_keeping, sqlite_rows
 from pytest_claude_comms.stores.backup import backup_store
 from pytest_claude_comms.stores.checking import check_store
 from pytest_claude_comms.stores.files import FileLock, create_private
@@ -61,6 +61,22 @@ def test_a_backup_is_the_store(
     with reopened(store, path) as again:
         assert everything(again) == before
         again.update_message("open", status="complete")
+
+
+def test_a_store_that_has_no_backup_says_what_it_would_need(tmp_path: Path) -> None:
+    with (
+        open_store("memory:") as store,
+        pytest.raises(StoreError, match=r"copy_store\(\) copies it"),
+    ):
+        backup_store(store, tmp_path / "backup")
+    with (
+        open_store("memory:") as store,
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(StoreError, match=r"nor snapshot\(\).*BackedUp and Copyable in"),
+    ):
+        patch.delattr(keeping.KeepingStore, "snapshot")
+        backup_store(store, tmp_path / "backup")
+    assert os.listdir(tmp_path) == []
 
 
 @file_stores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from .factory import StoreFactory, spec_of
 CONTRACT = "claude_comms_contract"
 STORE = "claude_comms_conformance_of"
 """Under these names a test's report says what was asked of which store."""
+_IS_FIXTURE = "_pytestfixturefunction"
+"""What pytest before 8.4 marks fixtures with; since then they are no functions."""
 
 
 class StoreConformance:
@@ -71,6 +74,13 @@ class StoreConformance:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Each class has functions of its own, so that a mark on one is on no other's.
         super().__init_subclass__(**kwargs)
+        factory = vars(cls).get("store_factory")
+        is_plain = isinstance(factory, FunctionType) and not hasattr(factory, _IS_FIXTURE)
+        if is_plain or isinstance(factory, str):
+            raise TypeError(
+                f"{cls.__name__}.store_factory is no fixture: make it a method with "
+                "@pytest.fixture that returns a factory, or the name of one"
+            )
         for contract in CONTRACTS:
             if contract.test_name not in vars(cls):
                 setattr(cls, contract.test_name, _test_of(contract))
