@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType
@@ -51,7 +52,13 @@ def _tasks(loop: Any) -> list[asyncio.Task[Any]]:
 
 def _sorted(futures: Iterable[Any]) -> list[asyncio.Task[Any]]:
     tasks = [each for each in futures if isinstance(each, asyncio.Task)]
-    return sorted(tasks, key=lambda task: (len(task.get_name()), task.get_name()))  # 9 before 10
+    return sorted(tasks, key=lambda task: _counted(task.get_name()))
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """To sort by: 9 comes before 10, whatever a task is called, and however many there were."""
+    parts = re.split("([0-9]+)", name)
+    return [(len(part) if n % 2 else 0, part) for n, part in enumerate(parts)]
 
 
 def _at(task: asyncio.Task[Any]) -> str:

@@ -149,6 +149,20 @@ def deadlock(main: Coroutine[Any, Any, object]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("first", ["Task-1", "Task-9999", "Task-12345678"])
+def test_tasks_come_in_the_order_of_their_names_and_numbers(clock: FakeClock, first: str) -> None:
+    names = [first, "Task-123456789", "a watcher 9", "a watcher 10", "the asker"]
+
+    async def main() -> None:
+        await asyncio.gather(
+            *(asyncio.create_task(asyncio.Event().wait(), name=name) for name in reversed(names))
+        )
+
+    with pytest.raises(ClockDeadlock) as caught:
+        asyncio.run(main())
+    assert re.search(f"for {', '.join(names)}$", str(caught.value), re.MULTILINE)
+
+
 def here(word: str) -> str:
     """The line of this file that ends with a comment of that word."""
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
